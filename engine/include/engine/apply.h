@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Applying a patch to a target: plan, stage, switch, settle, revert (DESIGN 6).
+ *
+ *	pe_plan_create(target, patch, &plan);      checks everything, changes nothing
+ *	pe_apply(target, plan, &options, &result); stages and switches
+ *	pe_revert(target, name, &options, &result);
+ *
+ * What is applied is known by the ledger inside the target and by nothing else.
+ */
+#ifndef ENGINE_APPLY_H
+#define ENGINE_APPLY_H
+
+#include "engine/patch.h"
+#include "engine/target.h"
+
+enum pe_state {
+	PE_STATE_NONE,
+	PE_STATE_STAGED,    /* mapped, nothing runs it */
+	PE_STATE_SWITCHING, /* somebody is (or was, and died) between staged and applied */
+	PE_STATE_SETTLING,  /* switched; old code may still be on stacks */
+	PE_STATE_APPLIED,
+	PE_STATE_REVERTING, /* somebody is (or was) between applied and reverted */
+	PE_STATE_REVERTED,  /* bytes are back; memory not released yet */
+};
+
+const char *pe_state_name(enum pe_state state);
+
+/* One patch found in a process, read from its ledger. */
+struct pe_applied {
+	char *name;
+	enum pe_state state;
+	uint32_t level;
+	bool independent;
+	char *description; /* or NULL */
+	struct pe_patch_cve *cves;
+	size_t cve_count;
+	size_t function_count;
+	char **functions; /* names of replaced functions */
+	struct pe_build_id build_id;
+	uint64_t start, size; /* of its mapping, bytes */
+	uint64_t sequence;    /* order of application in this process: 1, 2, ... */
+	int64_t applied_at;   /* seconds since the epoch; 0 when it never was */
+	uint64_t pause_us;    /* of its switch */
+	bool inherited;	      /* the ledger names another process: we are a fork of it */
+};
+
+struct pe_applied_list {
+	struct pe_applied *items; /* by sequence */
+	size_t count;
+};
+
+struct pe_error *pe_applied_read(const struct pe_target *target,
+				 struct pe_applied_list *ret) pe_must_check;
+void pe_applied_list_deinit(struct pe_applied_list *list);
+
+/* One function as the plan sees it; for printing. */
+struct pe_plan_function {
+	const char *name;
+	uint64_t entry; /* run-time address */
+	uint64_t size;	/* old code, bytes, cold parts included */
+	uint64_t new_size;
+	bool patched_already; /* by an applied patch that this one will stand upon */
+};
+
+struct pe_plan;
+
+/*
+ * Everything that can be known without touching the target: images by build-id, original bytes,
+ * imports, room near the image, probes and tracers, what is applied already.
+ * NOTHING when that patch is applied already; MISMATCH for another build; BUSY when traced;
+ * UNSUPPORTED with the reason otherwise. @patch must outlive the plan.
+ */
+struct pe_error *pe_plan_create(struct pe_target *target, const struct pe_patch *patch,
+				struct pe_plan **ret) pe_must_check;
+void pe_plan_free(struct pe_plan *plan);
+const struct pe_plan_function *pe_plan_functions(const struct pe_plan *plan, size_t *count);
+const struct pe_patch *pe_plan_patch(const struct pe_plan *plan);
+uint64_t pe_plan_memory(const struct pe_plan *plan);   /* bytes it will add */
+bool pe_plan_needs_stacks(const struct pe_plan *plan); /* a stack in old code blocks it */
+/*
+ * Who would be in the way now, without stopping anyone, and how long the pause is likely to be
+ * (from the thread count and what was measured on this process before).
+ */
+struct pe_error *pe_plan_predict(struct pe_target *target, const struct pe_plan *plan,
+				 struct pe_stack_hits *blockers, uint64_t *pause_us) pe_must_check;
+
+struct pe_apply_options {
+	uint64_t timeout_us;   /* how long to wait for a free moment; 0: 30 s */
+	uint64_t max_pause_us; /* refuse when the predicted pause exceeds it; 0: no limit */
+	/* Called on each step ("staged", "waiting for 2 threads", ...); may be NULL. */
+	void (*progress)(void *ctx, const char *text);
+	void *progress_ctx;
+};
+
+struct pe_switch_result {
+	uint64_t predicted_us; /* pause that was predicted */
+	uint64_t pause_us;     /* of the stop that switched */
+	uint64_t operation_us; /* the whole operation */
+	size_t threads;	       /* stopped */
+	unsigned int attempts; /* stops tried, the successful one included */
+	bool fifo_refused;
+	bool memory_kept; /* revert: old mapping not released; reason in note */
+	char *note;	  /* or NULL; fallbacks taken, for the user */
+	/* On BUSY: who was in the way. */
+	struct pe_stack_hits blockers;
+	char **blocking_functions; /* parallel to blockers: names; owned */
+};
+
+void pe_switch_result_deinit(struct pe_switch_result *result);
+
+/* On any error the target is as it was before. BUSY fills result->blockers. */
+struct pe_error *pe_apply(struct pe_target *target, const struct pe_plan *plan,
+			  const struct pe_apply_options *options,
+			  struct pe_switch_result *result) pe_must_check;
+/*
+ * Reverts one patch by name; refused (BUSY names the other) while a later patch stands on it.
+ * NOTHING when no such patch is applied.
+ */
+struct pe_error *pe_revert(struct pe_target *target, const char *name,
+			   const struct pe_apply_options *options,
+			   struct pe_switch_result *result) pe_must_check;
+
+/* What pe_recover found and did. */
+struct pe_recovery {
+	size_t finished; /* operations of a dead patcher that were completed */
+	size_t undone;
+	size_t released; /* mappings of reverted patches */
+	char *text;	 /* owned; one line each; NULL when there was nothing */
+};
+
+/* Finishes or undoes what a dead patcher left; also done by pe_apply and pe_revert first. */
+struct pe_error *pe_recover(struct pe_target *target, struct pe_recovery *ret) pe_must_check;
+void pe_recovery_deinit(struct pe_recovery *recovery);
+
+#endif
