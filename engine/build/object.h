@@ -30,7 +30,7 @@ struct pe_object_section {
 	uint64_t align;
 	uint64_t entsize;
 	const uint8_t *data;		/* NULL for SHT_NOBITS */
-	struct pe_object_reloc *relocs; /* sorted by offset */
+	struct pe_object_reloc *relocs; /* sorted by offset; none read without SHF_ALLOC (DWARF) */
 	size_t reloc_count;
 	const char *group; /* COMDAT signature or NULL */
 };
