@@ -46,11 +46,12 @@ struct pe_image_symbol {
 
 /* A dynamic relocation of the image that binds a slot to an imported symbol. */
 struct pe_image_slot {
-	uint64_t vaddr; /* of the 8-byte slot (GLOB_DAT, JUMP_SLOT), or of the COPY target */
-	const char *symbol;
+	uint64_t vaddr;	     /* of the 8-byte slot (GLOB_DAT, JUMP_SLOT), or of the COPY target */
+	const char *symbol;  /* "" for R_X86_64_IRELATIVE: the resolver is at vaddr @addend */
 	const char *version; /* "" when unversioned */
 	uint32_t type;	     /* R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT, R_X86_64_COPY, ... */
 	uint8_t symbol_type; /* STT_* of the undefined symbol */
+	int64_t addend;
 };
 
 struct pe_image;
@@ -75,6 +76,9 @@ bool pe_image_is_code(const struct pe_image *image, uint64_t vaddr);
 /* True when vaddr lies in a PT_LOAD segment with PF_W that is not RELRO. */
 bool pe_image_is_writable(const struct pe_image *image, uint64_t vaddr);
 
+/* True when the loader resolves every PLT slot before the program starts (BIND_NOW). */
+bool pe_image_binds_now(const struct pe_image *image);
+
 /* Adds symbols of an `nm --defined-only` list (plain or gzip) or of a separate debug file
  * (checked by build-id). */
 struct pe_error *pe_image_add_nm(struct pe_image *image, const char *path) pe_must_check;
@@ -84,21 +88,31 @@ struct pe_error *pe_image_add_debug(struct pe_image *image, const char *path) pe
  * The array is owned by the image. */
 const struct pe_image_symbol *const *pe_image_find(const struct pe_image *image, const char *name,
 						   size_t *count);
-/* Symbols whose vaddr is exactly @vaddr (identical code folding and aliases give several). */
+/* (Arrays that these functions return live until symbols are added; the symbols themselves as long
+ * as the image.) */
+/* Symbols whose vaddr is exactly @vaddr (identical code folding and aliases give several);
+ * never thread-locals. */
 const struct pe_image_symbol *const *pe_image_at(const struct pe_image *image, uint64_t vaddr,
 						 size_t *count);
 /* The function symbol with the greatest vaddr <= @vaddr, or NULL. */
 const struct pe_image_symbol *pe_image_function_before(const struct pe_image *image,
 						       uint64_t vaddr);
-/* Every symbol, sorted by vaddr. */
+/* Every symbol, sorted by vaddr; thread-locals behind all others. */
 const struct pe_image_symbol *const *pe_image_symbols(const struct pe_image *image, size_t *count);
 
-/* The slot bound to an imported symbol; @version NULL accepts any. NULL when there is none. */
+/*
+ * The slot that holds the address of an imported symbol when the program runs; @version NULL
+ * accepts any. NULL when there is none. COPY first (the symbol itself is at vaddr), then GLOB_DAT,
+ * then JUMP_SLOT if the image binds now (else it may still hold the address of its PLT entry).
+ */
 const struct pe_image_slot *pe_image_find_slot(const struct pe_image *image, const char *symbol,
 					       const char *version);
 /* The slot at exactly that vaddr, and the slot that the PLT entry at @vaddr jumps through. */
 const struct pe_image_slot *pe_image_slot_at(const struct pe_image *image, uint64_t vaddr);
 const struct pe_image_slot *pe_image_plt_slot(const struct pe_image *image, uint64_t vaddr);
+/* Where the pointer at @vaddr leads by a RELATIVE relocation: the link-time vaddr. False when no
+ * such relocation is there. */
+bool pe_image_relative_at(const struct pe_image *image, uint64_t vaddr, uint64_t *target);
 /* DT_NEEDED names, in order; the array is owned by the image. */
 const char *const *pe_image_needed(const struct pe_image *image, size_t *count);
 
