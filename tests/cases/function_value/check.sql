@@ -1,0 +1,1 @@
+SELECT ORD('A'), ORD('z'), ORD(''), ORD(NULL);

@@ -1,0 +1,1 @@
+SELECT SOUNDEX('Lee'), SOUNDEX('Lz'), SOUNDEX('Zorro'), SOUNDEX('Özil');

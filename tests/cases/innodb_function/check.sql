@@ -1,0 +1,4 @@
+CREATE TABLE care_ints (a INT UNSIGNED, b INT) ENGINE=InnoDB;
+INSERT INTO care_ints VALUES (424242, 424242), (1, 1);
+SELECT a, b FROM care_ints ORDER BY b;
+DROP TABLE care_ints;

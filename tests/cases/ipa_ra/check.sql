@@ -1,0 +1,1 @@
+SELECT HEX(FROM_BASE64('+/+/')), HEX(FROM_BASE64('-_-_')), FROM_BASE64('TWFyaWFEQg=='), FROM_BASE64('%%%%');

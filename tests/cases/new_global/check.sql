@@ -1,0 +1,3 @@
+SELECT CRC32('a');
+SELECT CRC32('a');
+SELECT CRC32('b');

@@ -1,0 +1,4 @@
+SELECT DATABASE();
+USE mysql;
+SELECT DATABASE();
+USE test;

@@ -1,0 +1,1 @@
+SELECT ROUND(RAND(1), 3);

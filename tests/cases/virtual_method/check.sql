@@ -1,0 +1,6 @@
+CREATE TEMPORARY TABLE t (s VARCHAR(9), l VARCHAR(9));
+INSERT INTO t VALUES ('a','a,b,c'),('c','a,b,c'),('x','a,b,c');
+SELECT FIND_IN_SET('b','a,b,c');
+SELECT s, FIND_IN_SET(s,l) FROM t ORDER BY s;
+SELECT COUNT(*) FROM t WHERE FIND_IN_SET(s,l) > 100;
+DROP TEMPORARY TABLE t;
