@@ -111,23 +111,16 @@ class Target:
         if found is None:
             raise AssertionError(f"care-build target list does not show {version}")
         self.name, self.build_id = found["name"], found["build_id"]
-        self.folder = os.path.join(os.environ["CARE_BUILD_CACHE"], "targets", self.name)
-        self.root = self._root()
+        self.folder = os.path.join(os.environ["CARE_BUILD_CACHE"], self.name)
+        self.root = os.path.join(self.folder, "root")
+        if not os.path.exists(os.path.join(self.root, "usr/sbin/mariadbd")):
+            raise AssertionError(f"no usr/sbin/mariadbd under {self.root}")
 
     def _find(self):
         for target in care("care-build", "target", "list", "--json").json["targets"]:
-            if target["version"] == self.version:
+            if self.version.endswith(target["version"]):
                 return target
         return None
-
-    def _root(self):
-        """Where the binary packages are unpacked."""
-        for folder, folders, files in os.walk(self.folder):
-            if os.path.exists(os.path.join(folder, "usr/sbin/mariadbd")):
-                return folder
-            if folder.count("/") - self.folder.count("/") > 2:
-                folders[:] = []
-        raise AssertionError(f"no usr/sbin/mariadbd under {self.folder}")
 
     def patch(self, diffs, name, *options, expect=0):
         """Builds a patch; the same inputs and the same builder give the file made before."""
