@@ -90,6 +90,20 @@ unsigned int x86_reloc_need(uint32_t type)
 	return r ? r->need : PE_RELOC_DIRECT;
 }
 
+bool x86_reloc_is_tls(uint32_t type)
+{
+	switch (type) {
+	case R_X86_64_GOTTPOFF:
+	case R_X86_64_TPOFF32:
+	case R_X86_64_TPOFF64:
+	case R_X86_64_DTPOFF32:
+	case R_X86_64_DTPOFF64:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static bool fits(const struct reloc_type *r, uint64_t value)
 {
 	switch (r->fit) {

@@ -19,5 +19,6 @@ const struct pe_arch pe_arch_x86_64 = {
 	.reloc_name = x86_reloc_name,
 	.reloc_size = x86_reloc_size,
 	.reloc_need = x86_reloc_need,
+	.reloc_is_tls = x86_reloc_is_tls,
 	.reloc_apply = x86_reloc_apply,
 };

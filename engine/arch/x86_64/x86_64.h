@@ -35,6 +35,7 @@ bool x86_reloc_known(uint32_t type);
 const char *x86_reloc_name(uint32_t type);
 size_t x86_reloc_size(uint32_t type);
 unsigned int x86_reloc_need(uint32_t type);
+bool x86_reloc_is_tls(uint32_t type);
 struct pe_error *x86_reloc_apply(uint32_t type, const struct pe_reloc_value *value,
 				 uint8_t *section, uint64_t offset,
 				 uint64_t section_size) pe_must_check;

@@ -60,6 +60,8 @@ struct pe_arch {
 	/*
 	 * Moves @size bytes of whole instructions from @from to @to: re-targets relative branches
 	 * and RIP-relative operands. *out_size is at most PE_STUB_MAX. Error when one cannot move.
+	 * A call must be the last; its copy pushes the original return address and jumps, so it
+	 * never returns to the copy. The way back behind the moved bytes is the caller's to add.
 	 */
 	struct pe_error *(*insns_move)(uint64_t from, const uint8_t *code, size_t size, uint64_t to,
 				       uint8_t *out, size_t *out_size);
@@ -78,6 +80,7 @@ struct pe_arch {
 	const char *(*reloc_name)(uint32_t type);
 	size_t (*reloc_size)(uint32_t type);
 	unsigned int (*reloc_need)(uint32_t type);
+	bool (*reloc_is_tls)(uint32_t type); /* S is an offset from the thread pointer */
 	/*
 	 * Writes the relocation into @field (reloc_size bytes). @section and @offset let it see
 	 * the instruction around the field. Error when the value does not fit.
