@@ -71,3 +71,53 @@ struct pe_error *x86_plt_stub(uint64_t at, uint64_t slot, uint8_t *out, size_t *
 	*out_size = plt_stub_size;
 	return x86_put_rel32("the slot of a far jump", at + plt_stub_size, slot, out + 2);
 }
+
+static uint8_t *put_mov64(uint8_t *at, const uint8_t opcode[2], uint64_t value)
+{
+	memcpy(at, opcode, 2);
+	memcpy(at + 2, &value, sizeof(value));
+	return at + 2 + sizeof(value);
+}
+
+/* movl $value, flag(%rip), at the run-time address @here. */
+static struct pe_error *put_flag(uint8_t **at, uint64_t here, uint64_t flag, uint32_t value)
+{
+	uint8_t *out = *at;
+
+	out[0] = 0xc7;
+	out[1] = 0x05;
+	x86_put_u32(out + 6, value);
+	*at += 10;
+	return x86_put_rel32("the flag of a call", here + 10, flag, out + 2);
+}
+
+struct pe_error *x86_call_stub(uint64_t at, uint64_t function, uint64_t arg0, uint64_t arg1,
+			       uint64_t flag, uint32_t before, uint32_t after, uint8_t *out,
+			       size_t *out_size)
+{
+	/* push %rbp; mov %rsp, %rbp; and $-16, %rsp */
+	static const uint8_t enter[] = { 0x55, 0x48, 0x89, 0xe5, 0x48, 0x83, 0xe4, 0xf0 };
+	static const uint8_t mov_rdi[] = { 0x48, 0xbf }, mov_rsi[] = { 0x48, 0xbe };
+	static const uint8_t mov_rax[] = { 0x48, 0xb8 };
+	static const uint8_t call_rax[] = { 0xff, 0xd0 }, leave_ret[] = { 0xc9, 0xc3 };
+	uint8_t *end = out + sizeof(enter);
+
+	_Static_assert(sizeof(enter) + 2 * 10 + 3 * 10 + 2 + 2 <= PE_STUB_MAX, "a stub is short");
+	memcpy(out, enter, sizeof(enter));
+
+	struct pe_error *err = put_flag(&end, at + (uint64_t)(end - out), flag, before);
+
+	if (err)
+		return err;
+	end = put_mov64(end, mov_rdi, arg0);
+	end = put_mov64(end, mov_rsi, arg1);
+	end = put_mov64(end, mov_rax, function);
+	memcpy(end, call_rax, sizeof(call_rax));
+	end += sizeof(call_rax);
+	err = put_flag(&end, at + (uint64_t)(end - out), flag, after);
+	if (err)
+		return err;
+	memcpy(end, leave_ret, sizeof(leave_ret));
+	*out_size = (size_t)(end - out) + sizeof(leave_ret);
+	return NULL;
+}

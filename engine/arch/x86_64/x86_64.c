@@ -15,6 +15,7 @@ const struct pe_arch pe_arch_x86_64 = {
 	.insns_move = x86_insns_move,
 	.select_stub = x86_select_stub,
 	.plt_stub = x86_plt_stub,
+	.call_stub = x86_call_stub,
 	.reloc_known = x86_reloc_known,
 	.reloc_name = x86_reloc_name,
 	.reloc_size = x86_reloc_size,

@@ -17,6 +17,9 @@ struct pe_error *x86_select_stub(uint64_t at, uint64_t word, uint64_t when_zero,
 				 uint8_t *out, size_t *out_size) pe_must_check;
 struct pe_error *x86_plt_stub(uint64_t at, uint64_t slot, uint8_t *out,
 			      size_t *out_size) pe_must_check;
+struct pe_error *x86_call_stub(uint64_t at, uint64_t function, uint64_t arg0, uint64_t arg1,
+			       uint64_t flag, uint32_t before, uint32_t after, uint8_t *out,
+			       size_t *out_size) pe_must_check;
 /* The 32-bit distance from @next to @to into @field; UNSUPPORTED, naming @what, when too far. */
 struct pe_error *x86_put_rel32(const char *what, uint64_t next, uint64_t to,
 			       uint8_t *field) pe_must_check;

@@ -75,6 +75,16 @@ struct pe_arch {
 	/* The far jump at @at through the 8-byte slot at @slot; keeps all registers. */
 	struct pe_error *(*plt_stub)(uint64_t at, uint64_t slot, uint8_t *out, size_t *out_size);
 
+	/*
+	 * A function at @at for an injected call: writes @before to the aligned 32-bit word at
+	 * @flag, calls the function at @function with the two arguments, writes @after there, and
+	 * returns. The target itself thus records how far the call has come. *out_size is at most
+	 * PE_STUB_MAX.
+	 */
+	struct pe_error *(*call_stub)(uint64_t at, uint64_t function, uint64_t arg0, uint64_t arg1,
+				      uint64_t flag, uint32_t before, uint32_t after, uint8_t *out,
+				      size_t *out_size);
+
 	/* Is this relocation type in the closed list; which bytes it covers; what it needs. */
 	bool (*reloc_known)(uint32_t type);
 	const char *(*reloc_name)(uint32_t type);
