@@ -40,11 +40,17 @@ static unsigned long long now_us(void)
 	return t.tv_sec * 1000000ULL + t.tv_nsec / 1000;
 }
 
-static bool known(pid_t tid)
+/* Tasks are listed in the order in which we met them, so the search ends at once. */
+static bool known(pid_t tid, size_t *hint)
 {
-	for (size_t i = 0; i < count; i++)
-		if (threads[i] == tid)
+	for (size_t i = 0; i < count; i++) {
+		size_t at = (*hint + i) % count;
+
+		if (threads[at] == tid) {
+			*hint = at + 1;
 			return true;
+		}
+	}
 	return false;
 }
 
@@ -67,14 +73,14 @@ static bool is_worker(pid_t pid, pid_t tid)
 /* Seizes what is not seized yet; true when there was something new. */
 static bool seize_new(pid_t pid, DIR *dir, bool interrupt)
 {
-	size_t before = count;
+	size_t before = count, hint = 0;
 	struct dirent *entry;
 
 	rewinddir(dir);
 	while ((entry = readdir(dir))) {
 		pid_t tid = atoi(entry->d_name);
 
-		if (!tid || known(tid) || is_worker(pid, tid) || count == MAX_THREADS)
+		if (!tid || known(tid, &hint) || is_worker(pid, tid) || count == MAX_THREADS)
 			continue;
 		if (ptrace(PTRACE_SEIZE, tid, NULL, NULL))
 			continue;

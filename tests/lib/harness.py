@@ -122,8 +122,9 @@ class Target:
                 return target
         return None
 
-    def patch(self, diffs, name, *options, expect=0):
-        """Builds a patch; the same inputs and the same builder give the file made before."""
+    def patch(self, diffs, name, *options, expect=0, progress=False):
+        """Builds a patch; the same inputs and the same builder give the file made before. With
+        @progress the builder writes to our own output."""
         diffs = [diffs] if isinstance(diffs, str) else diffs
         key = hashlib.sha256()
         for path in [program("care-build"), *diffs]:
@@ -134,9 +135,13 @@ class Target:
         os.makedirs(folder, exist_ok=True)
         out = os.path.join(folder, f"{name}-{key.hexdigest()[:16]}.cpatch")
         if not os.path.exists(out) or expect != 0:
-            args = [a for diff in diffs for a in ("--diff", diff)]
-            result = care("care-build", "patch", "--target", self.name, "--name", name, *args,
-                          *options, "-o", out, expect=expect, timeout=1200)
+            args = ["patch", "--target", self.name, "--name", name]
+            args += [a for diff in diffs for a in ("--diff", diff)] + [*options, "-o", out]
+            if progress:
+                subprocess.run([program("care-build"), *args], check=True,
+                               stdin=subprocess.DEVNULL)
+                return out
+            result = care("care-build", *args, expect=expect, timeout=1200)
             if expect != 0:
                 return result
         return out

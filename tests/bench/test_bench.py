@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The benches run and print what they promise; how good the numbers are is not judged here, where
+other work shares the processors."""
+import json
+import os
+
+import pytest
+
+from harness import LONG, TOP, run
+
+PAUSE = {"connections", "pause_ms_p50", "pause_ms_max", "floor_ms_p50", "ratio",
+         "stop_resume_ms_p50", "operation_ms_p50", "errors", "longest_query_ms_with",
+         "longest_query_ms_without", "restart_ms"}
+
+
+def test_pause_measures_every_size_against_the_floor_without_an_error(target):
+    done = run(os.path.join(TOP, "tests", "bench", "pause"), "--json",
+               *([] if LONG else ["--quick"]), timeout=1800)
+    assert done.status == 0, done
+    rows = json.loads(done.out)["rows"]
+    assert [r["connections"] for r in rows] == ([4, 64, 512, 1000] if LONG else [4, 64])
+    for row in rows:
+        assert PAUSE <= row.keys()
+        assert row["errors"] == 0
+        assert 0 < row["floor_ms_p50"] and 0 < row["pause_ms_p50"] <= row["pause_ms_max"]
+        assert row["pause_ms_p50"] < row["restart_ms"]
+
+
+def test_call_measures_the_cost_of_a_patched_entry():
+    path = os.path.join(TOP, "tests", "bench", "call")
+    if not os.path.exists(path):
+        pytest.skip("tests/bench/call is not there")
+    done = run(path, "--json", timeout=600)
+    assert done.status == 0, done
+    assert json.loads(done.out)
