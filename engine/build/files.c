@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Files and trees as the builder needs them; see build/files.h. */
+#include "build/files.h"
+#include "build/run.h"
+#include "engine/cleanup.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <fts.h>
+#include <ftw.h>
+#include <openssl/evp.h>
+#include <string.h>
+#include <sys/stat.h>
+
+struct pe_error *pe_file_read(const char *path, char **text, size_t *size)
+{
+	pe_auto_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st))
+		return pe_error_errno(errno, "cannot open %s", path);
+	if (!S_ISREG(st.st_mode))
+		return pe_error_new(PE_ERR_FORMAT, "%s is not a regular file", path);
+
+	pe_auto_free char *bytes = malloc((size_t)st.st_size + 1);
+	size_t done = 0;
+
+	if (!bytes)
+		return pe_error_nomem();
+	while (done < (size_t)st.st_size) {
+		ssize_t n = read(fd, bytes + done, (size_t)st.st_size - done);
+
+		if (n < 0)
+			return pe_error_errno(errno, "cannot read %s", path);
+		if (!n)
+			break;
+		done += (size_t)n;
+	}
+	bytes[done] = 0;
+	if (size)
+		*size = done;
+	*text = pe_steal(bytes);
+	return NULL;
+}
+
+static bool write_all(int fd, const char *bytes, size_t size)
+{
+	while (size) {
+		ssize_t n = write(fd, bytes, size);
+
+		if (n < 0 && errno != EINTR)
+			return false;
+		if (n > 0) {
+			bytes += n;
+			size -= (size_t)n;
+		}
+	}
+	return true;
+}
+
+struct pe_error *pe_file_write(const char *path, const void *bytes, size_t size)
+{
+	pe_auto_free char *temp = pe_format("%s.tmp.%d", path, getpid());
+
+	if (!temp)
+		return pe_error_nomem();
+
+	pe_auto_fd int fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+
+	if (fd < 0)
+		return pe_error_errno(errno, "cannot create %s", temp);
+	if (!write_all(fd, bytes, size) || rename(temp, path)) {
+		int saved = errno;
+
+		unlink(temp);
+		return pe_error_errno(saved, "cannot write %s", path);
+	}
+	return NULL;
+}
+
+struct pe_error *pe_file_copy(const char *from, const char *to)
+{
+	pe_auto_free char *bytes = NULL;
+	size_t size;
+	struct pe_error *err = pe_file_read(from, &bytes, &size);
+
+	return err ? err : pe_file_write(to, bytes, size);
+}
+
+bool pe_file_exists(const char *path)
+{
+	return !access(path, F_OK);
+}
+
+void pe_sha256_hex(const void *bytes, size_t size, char *hex)
+{
+	unsigned char digest[EVP_MAX_MD_SIZE] = { 0 };
+
+	EVP_Digest(bytes, size, digest, NULL, EVP_sha256(), NULL);
+	for (size_t i = 0; i < 32; i++)
+		snprintf(hex + 2 * i, 3, "%02x", digest[i]);
+}
+
+struct pe_error *pe_dir_make(const char *path)
+{
+	pe_auto_free char *copy = strdup(path);
+
+	if (!copy)
+		return pe_error_nomem();
+	for (char *p = copy + 1;; p++) {
+		char c = *p;
+
+		if (c && c != '/')
+			continue;
+		*p = 0;
+		if (mkdir(copy, 0755) && errno != EEXIST)
+			return pe_error_errno(errno, "cannot make directory %s", copy);
+		*p = c;
+		if (!c)
+			return NULL;
+	}
+}
+
+static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	return remove(path);
+}
+
+struct pe_error *pe_tree_remove(const char *path)
+{
+	struct stat st;
+
+	if (lstat(path, &st))
+		return errno == ENOENT ? NULL : pe_error_errno(errno, "cannot remove %s", path);
+	if (nftw(path, remove_entry, 64, FTW_DEPTH | FTW_PHYS))
+		return pe_error_errno(errno, "cannot remove %s", path);
+	return NULL;
+}
+
+static int no_dots(const struct dirent *entry)
+{
+	return strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..");
+}
+
+static int by_bytes(const struct dirent **a, const struct dirent **b)
+{
+	return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+struct pe_error *pe_dir_list(const char *path, struct pe_strv *ret)
+{
+	struct dirent **entries = NULL;
+	int count = scandir(path, &entries, no_dots, by_bytes);
+	bool ok = true;
+
+	if (count < 0 && errno != ENOENT)
+		return pe_error_errno(errno, "cannot read directory %s", path);
+	for (int i = 0; i < count; i++) {
+		ok = ok && pe_strv_add(ret, entries[i]->d_name);
+		free(entries[i]);
+	}
+	free(entries);
+	return ok ? NULL : pe_error_nomem();
+}
+
+static struct pe_error *mirror_entry(const FTSENT *entry, const char *from, const char *to)
+{
+	pe_auto_free char *path = pe_format("%s%s", to, entry->fts_path + strlen(from));
+
+	if (!path)
+		return pe_error_nomem();
+	switch (entry->fts_info) {
+	case FTS_D:
+		if (mkdir(path, 0755) && errno != EEXIST)
+			return pe_error_errno(errno, "cannot make directory %s", path);
+		return NULL;
+	case FTS_F:
+	case FTS_SL:
+	case FTS_SLNONE:
+	case FTS_NSOK:
+		if (symlink(entry->fts_path, path))
+			return pe_error_errno(errno, "cannot make the link %s", path);
+		return NULL;
+	case FTS_DNR:
+	case FTS_ERR:
+	case FTS_NS:
+		return pe_error_errno(entry->fts_errno, "cannot read %s", entry->fts_path);
+	default:
+		return NULL;
+	}
+}
+
+struct pe_error *pe_tree_mirror(const char *from, const char *to)
+{
+	char *const roots[] = { (char *)from, NULL };
+	FTS *walk = fts_open(roots, FTS_PHYSICAL | FTS_NOCHDIR | FTS_NOSTAT, NULL);
+	struct pe_error *err = NULL;
+
+	if (!walk)
+		return pe_error_errno(errno, "cannot read directory %s", from);
+	while (!err) {
+		FTSENT *entry = fts_read(walk);
+
+		if (!entry)
+			break;
+		/* A version control system's own data is no source. */
+		if (entry->fts_info == FTS_D && !strcmp(entry->fts_name, ".git"))
+			fts_set(walk, entry, FTS_SKIP);
+		else if (pe_interrupted())
+			err = pe_error_new(PE_ERR_SYSTEM, "interrupted");
+		else
+			err = mirror_entry(entry, from, to);
+	}
+	fts_close(walk);
+	return err;
+}
+
+struct pe_error *pe_temp_dir_init(struct pe_temp_dir *dir)
+{
+	const char *base = getenv("TMPDIR");
+	pe_auto_free char *path = pe_format("%s/care-build-XXXXXX", base && *base ? base : "/tmp");
+
+	*dir = (struct pe_temp_dir){ 0 };
+	if (!path)
+		return pe_error_nomem();
+	if (!mkdtemp(path))
+		return pe_error_errno(errno, "cannot make a temporary directory %s", path);
+	dir->path = realpath(path, NULL);
+	return dir->path ? NULL : pe_error_errno(errno, "cannot resolve %s", path);
+}
+
+void pe_temp_dir_deinit(struct pe_temp_dir *dir)
+{
+	if (dir->path && !dir->keep)
+		pe_error_free(pe_tree_remove(dir->path));
+	free(dir->path);
+	*dir = (struct pe_temp_dir){ 0 };
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What has to be known about each source package that can be a target: data, no code. */
+#include "build/debian.h"
+
+#include <string.h>
+
+static const char *const mariadb_packages[] = {
+	"mariadb-server",      "mariadb-server-core", "mariadb-client",
+	"mariadb-client-core", "mariadb-common",      NULL,
+};
+
+static const char *const mariadb_generate[] = { "GenError", "GenServerSource", NULL };
+
+static const struct pe_debian_recipe recipes[] = {
+	{
+		.name = "mariadb",
+		.product = "db",
+		.source = "mariadb",
+		.packages = mariadb_packages,
+		.binary = "usr/sbin/mariadbd",
+		.symbols = "usr/share/doc/mariadb-server/mariadbd.sym.gz",
+		.configure = "override_dh_auto_configure",
+		.build_dir = "builddir",
+		.generate = mariadb_generate,
+	},
+};
+
+const struct pe_debian_recipe *pe_debian_recipe_find(const char *name)
+{
+	for (size_t i = 0; i < sizeof(recipes) / sizeof(*recipes); i++) {
+		if (!strcmp(recipes[i].name, name))
+			return &recipes[i];
+	}
+	return NULL;
+}
