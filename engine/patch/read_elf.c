@@ -55,7 +55,7 @@ static struct pe_error *check_null_section(const Elf64_Shdr *sh)
 	static const Elf64_Shdr null;
 
 	if (memcmp(sh, &null, sizeof(null)))
-		return BAD("section 0 is not null");
+		return BAD("it is not null");
 	return NULL;
 }
 
