@@ -70,7 +70,8 @@ def latency_svg(path, records, switches, title, subtitle):
     """@records: (start µs, duration µs). @switches: (label, begin µs, end µs, pause ms)."""
     records = sorted(records)
     begin, end = records[0][0], records[-1][0]
-    lowest = 10 ** math.floor(math.log10(max(min(d for _, d in records) / 1000, 0.01)))
+    usual = sorted(d for _, d in records)[len(records) // 100] / 1000
+    lowest = 10 ** math.floor(math.log10(max(usual, 0.01)))
     highest = max(d for _, d in records) / 1000
     y_range = (lowest, max(10 ** math.ceil(math.log10(highest * 1.2)), lowest * 100))
     out = [f"<svg xmlns='http://www.w3.org/2000/svg' width='{WIDTH}' height='{HEIGHT}' "
@@ -78,7 +79,7 @@ def latency_svg(path, records, switches, title, subtitle):
            f"<rect width='{WIDTH}' height='{HEIGHT}' fill='white'/>"]
 
     seconds = (end - begin) / 1e6
-    whole = Panel(out, (80, 96, WIDTH - 110, 230), (0, seconds), y_range)
+    whole = Panel(out, (80, 112, WIDTH - 110, 220), (0, seconds), y_range)
     whole.text(80, 36, title, 19, INK, weight="bold")
     whole.text(80, 58, subtitle, 13)
     step = max(1, round(seconds / 12))
@@ -91,11 +92,10 @@ def latency_svg(path, records, switches, title, subtitle):
                f"stroke-width='1'/>")
     median = " ".join(f"{whole.x(t):.1f},{whole.y(m):.1f}" for t, m, _ in slices)
     out.append(f"<polyline points='{median}' fill='none' stroke='{WORST}' stroke-width='1.6'/>")
-    right = WIDTH - 30
-    for y, color, width, label in ((30, DOT, 1.5, "longest query in each 1/400 of the run"),
-                                   (48, WORST, 2, "median")):
-        whole.line(right - 262, y - 4, right - 240, y - 4, color, width)
-        whole.text(right - 234, y, label)
+    for x, color, width, label in ((80, WORST, 2, "median"),
+                                   (180, DOT, 1.5, "longest query of each 1/400 of the run")):
+        whole.line(x, 74, x + 22, 74, color, width)
+        whole.text(x + 28, 78, label)
     for label, at, until, pause in switches:
         x = whole.x((until - begin) / 1e6)
         whole.line(x, whole.top - 6, x, whole.top + whole.height, MARK, 1.6)
@@ -113,13 +113,13 @@ def latency_svg(path, records, switches, title, subtitle):
         x1, x2 = (panel.x(max((t - until) / 1000, -half)) for t in (at, until))
         out.append(f"<rect x='{x1:.1f}' y='{panel.top}' width='{max(x2 - x1, 1.5):.1f}' "
                    f"height='{panel.height}' fill='{MARK}' fill-opacity='0.15'/>")
-        panel.text(x1, panel.top + panel.height + 38,
-                   "shaded: the command at work, most of it before anything stands still", 11)
         for start, duration in records:
             t = (start - until) / 1000
             if abs(t) <= half:
                 out.append(f"<circle cx='{panel.x(t):.1f}' cy='{panel.y(duration / 1000):.1f}' "
                            f"r='2' fill='{DOT}' fill-opacity='0.65'/>")
+    whole.text(80, HEIGHT - 16, "shaded: the command at work; nothing stands still for most of it",
+               11)
     out.append("</svg>")
     with open(path, "w") as file:
         file.write("\n".join(out) + "\n")

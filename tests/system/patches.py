@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Diffs for tests that need several small patches; all of mysys/my_rnd.c, which compiles in a
+second. RAND(1) is 0.405403 as shipped."""
+import os
+
+from harness import TOP
+
+DEMO = os.path.join(TOP, "tests", "lib", "demo.diff")
+CASES = os.path.join(TOP, "tests", "cases")
+RAND = "CAST(ROUND(RAND(1), 4) AS CHAR)"
+
+_RND = """--- a/mysys/my_rnd.c
++++ b/mysys/my_rnd.c
+@@ -60,6 +60,6 @@
+   unsigned long seed1;
+   seed1= (rand_st->seed1*3+rand_st->seed2) % rand_st->max_value;
+   rand_st->seed2=(seed1+rand_st->seed2+33) % rand_st->max_value;
+   rand_st->seed1= seed1;
+-  return (((double) seed1)/rand_st->max_value_dbl);
++  return {expression};
+ }}
+"""
+
+
+def case(name):
+    return os.path.join(CASES, name, "change.diff")
+
+
+def write(folder, name, text):
+    path = os.path.join(folder, name)
+    with open(path, "w") as file:
+        file.write(text)
+    return path
+
+
+def rnd(folder, factor):
+    """A diff by which RAND() gives its value times @factor (at most 1: passwords use it too)."""
+    expression = f"(((double) seed1)/rand_st->max_value_dbl) * {factor}"
+    return write(folder, f"rnd-{factor}.diff", _RND.format(expression=expression))
+
+
+def rnd_patch(target, folder, factor, name=None):
+    return target.patch(rnd(str(folder), factor), name or f"rnd-{factor}".replace(".", "-"))

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Switches on a loaded server: nobody notices, and nothing stays behind."""
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import harness
+from harness import LONG, Sysbench, Watch, care, die_with_parent, program, run
+from patches import DEMO, RAND, case, rnd_patch
+
+
+def apply(patch, server, *args, **kwargs):
+    return care("dbcarectl", "apply", patch, server.pid, *args, **kwargs)
+
+
+def revert(name, server, **kwargs):
+    return care("dbcarectl", "revert", name, server.pid, **kwargs)
+
+
+def test_cycles_of_apply_and_revert_under_64_connections_cost_no_query(target, server):
+    patch = target.patch(case("query_path"), "cycles")
+    cycles = 100 if LONG else 25
+    untouched = server.snapshot()
+    pauses = []
+    with Sysbench(server, "oltp_read_write", threads=64) as load:
+        for _ in range(cycles):
+            for step in (apply(patch, server, "--json", "--timeout", "120"),
+                         care("dbcarectl", "revert", "cycles", server.pid, "--json",
+                              "--timeout", "120")):
+                pauses.append(step.json["pause_us"] / 1000)
+            load.check()
+    assert (load.errors, load.reconnects) == (0, 0)
+    assert load.queries > 10000
+    assert server.snapshot() == untouched
+    print(f"{cycles} cycles, {load.queries} queries, pause p50 {statistics.median(pauses):.2f} ms,"
+          f" max {max(pauses):.2f} ms")
+
+
+def test_one_by_one(target, server, tmp_path):
+    """Each patch stands upon the one before; every client sees them in order, none twice."""
+    values = {"1": "0.4054", "0.5": "0.2027", "0.25": "0.1014", "0.125": "0.0507"}
+    patches = {f: rnd_patch(target, tmp_path, f) for f in values if f != "1"}
+    clients = [Watch(server, f"SELECT {RAND}") for _ in range(4)]
+    untouched = server.snapshot()
+    for client in clients:
+        client.__enter__()
+    with Sysbench(server, threads=16) as load:
+        for factor, patch in patches.items():
+            apply(patch, server)
+            assert server.value(f"SELECT {RAND}") == values[factor]
+            time.sleep(0.3)
+        for factor in reversed(list(patches)):
+            revert("rnd-" + factor.replace(".", "-"), server)
+            time.sleep(0.3)
+    assert (load.errors, load.reconnects) == (0, 0)
+    up = list(values.values())
+    for client in clients:
+        client.__exit__(None)
+        assert client.changes == up + up[-2::-1]
+    assert server.snapshot() == untouched
+
+
+def test_lower_patch_cannot_go_while_one_stands_on_it(target, server, tmp_path):
+    apply(rnd_patch(target, tmp_path, "0.5"), server)
+    apply(rnd_patch(target, tmp_path, "0.25"), server)
+    refused = revert("rnd-0-5", server, expect=(1, 4, 5))
+    assert "rnd-0-25" in refused.text
+    assert server.value(f"SELECT {RAND}") == "0.1014"
+    care("dbcarectl", "revert", "--all", server.pid)
+    assert server.value(f"SELECT {RAND}") == "0.4054"
+
+
+def test_different_patches_in_one_process_go_in_any_order(target, server, tmp_path):
+    apply(rnd_patch(target, tmp_path, "0.5"), server)
+    apply(target.patch(DEMO, "limit"), server)
+    info = care("dbcarectl", "info", server.pid, "--json").json
+    assert {p["name"] for p in info["patches"]} == {"rnd-0-5", "limit"}
+    revert("rnd-0-5", server)
+    assert server.value("SELECT BENCHMARK(100001, 1)") is None
+    assert server.value(f"SELECT {RAND}") == "0.4054"
+    revert("limit", server)
+    assert server.value("SELECT BENCHMARK(100001, 1)") == 0
+
+
+def test_applying_again_is_nothing_to_do(target, server, tmp_path):
+    patch = rnd_patch(target, tmp_path, "0.5")
+    apply(patch, server)
+    before = server.snapshot()
+    again = apply(patch, server, expect=(0, 2))
+    assert "already" in again.text
+    assert server.snapshot() == before
+    revert("rnd-0-5", server)
+    assert revert("rnd-0-5", server, expect=2).text
+
+
+def test_many_threads_pause(target, new_server):
+    """800 connections: a pause of milliseconds."""
+    server = new_server()
+    connections = [server.connect() for _ in range(800)]
+    patch = target.patch(case("query_path"), "cycles")
+    pauses = []
+    for _ in range(5):
+        pauses.append(apply(patch, server, "--json").json["pause_us"])
+        pauses.append(care("dbcarectl", "revert", "cycles", server.pid, "--json").json["pause_us"])
+    for connection in connections:
+        connection.ping(reconnect=False)
+    assert statistics.median(pauses) < 100_000, pauses
+
+
+def test_no_leftovers(target, server, tmp_path):
+    """No file, no mapping, no thread, no priority, no descriptor stays."""
+    patch = rnd_patch(target, tmp_path, "0.5")
+    apply(patch, server)
+    revert("rnd-0-5", server)
+
+    def state():
+        fds = sorted(os.readlink(f"/proc/{server.pid}/fd/{fd}")
+                     for fd in os.listdir(f"/proc/{server.pid}/fd"))
+        return {"tmp": sorted(n for n in os.listdir("/tmp") if "care" in n and "dbcare" not in n),
+                "fds": [f for f in fds if not f.startswith("socket:")],
+                "memfds": [r for r in server.maps() if "care" in r[4]]}
+
+    before = state()
+    for _ in range(5):
+        apply(patch, server)
+        revert("rnd-0-5", server)
+    assert state() == before
+    assert not state()["memfds"]
+    for tid in os.listdir(f"/proc/{server.pid}/task"):
+        with open(f"/proc/{server.pid}/task/{tid}/status") as status:
+            text = status.read()
+        assert "TracerPid:\t0" in text
+        assert "State:\tT" not in text and "State:\tt" not in text
+
+
+PARENT = r"""
+import json, os, signal, sys
+seen = []
+signal.signal(signal.SIGCHLD, lambda *a: seen.append("SIGCHLD"))
+pid = os.fork()
+if pid == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+print(pid, flush=True)
+sys.stdin.readline()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+try:
+    state = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WCONTINUED | os.WEXITED | os.WNOHANG)
+except ChildProcessError as e:
+    state = e
+print(json.dumps([seen, str(state)]), flush=True)
+os.kill(pid, signal.SIGKILL)
+"""
+
+
+def test_parent_sees_nothing(target, tmp_path):
+    """Neither SIGCHLD nor a stopped child: to whoever started the server nothing happened."""
+    patch = rnd_patch(target, tmp_path, "0.5")
+    server = harness.Server(target.root)
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, *server.command()], text=True,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              preexec_fn=die_with_parent)
+    pid = int(parent.stdout.readline())
+    try:
+        harness.wait_until(lambda: os.path.exists(server.socket), 60, "the server")
+        harness.wait_until(lambda: run(program("dbcarectl"), "info", str(pid)).status == 0, 30,
+                           "the server")
+        for _ in range(5):
+            care("dbcarectl", "apply", patch, pid)
+            care("dbcarectl", "revert", "rnd-0-5", pid)
+        parent.stdin.write("\n")
+        parent.stdin.flush()
+        assert json.loads(parent.stdout.readline()) == [[], "None"]
+    finally:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        parent.wait(30)
+        server.remove()
+
+
+def test_blocked_calls_of_the_server_go_on(target, server, tmp_path):
+    """SLEEP, lock waits and reads that were under way during switches end as if nothing were."""
+    patch = rnd_patch(target, tmp_path, "0.5")
+    results = {}
+
+    def ask(name, statement):
+        try:
+            begin = time.monotonic()
+            results[name] = (server.value(statement), time.monotonic() - begin)
+        except Exception as error:  # noqa: BLE001 - the assertion shows it
+            results[name] = (error, 0)
+
+    with server.connect() as holder, holder.cursor() as cursor:
+        cursor.execute("SELECT GET_LOCK('held', 1)")
+        threads = [threading.Thread(target=ask, args=("sleep", "SELECT SLEEP(4)")),
+                   threading.Thread(target=ask, args=("lock", "SELECT GET_LOCK('held', 3)"))]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        for _ in range(10):
+            apply(patch, server)
+            revert("rnd-0-5", server)
+        for thread in threads:
+            thread.join()
+        cursor.execute("SELECT RELEASE_LOCK('held')")
+    assert results["sleep"][0] == 0 and 3.9 < results["sleep"][1] < 6, results
+    assert results["lock"][0] == 0 and 2.9 < results["lock"][1] < 5, results
+
+
+@pytest.mark.parametrize("scheduler", ["one-thread-per-connection", "pool-of-threads"])
+def test_both_schedulers(target, new_server, scheduler):
+    """Listeners of the pool block in epoll_wait, which an interrupt ends with EINTR."""
+    server = new_server(options=[f"--thread-handling={scheduler}"])
+    patch = target.patch(case("query_path"), "cycles")
+    with Sysbench(server, threads=32) as load:
+        for _ in range(5):
+            apply(patch, server)
+            revert("cycles", server)
+    assert (load.errors, load.reconnects) == (0, 0)
+    assert "rror" not in "".join(line for line in server.error_log().splitlines()
+                                 if "[ERROR]" in line)
+
+
+def test_in_transaction(target, server, tmp_path):
+    """A transaction that was open during a switch keeps its meaning."""
+    patch = rnd_patch(target, tmp_path, "0.5")
+    server.sql("CREATE OR REPLACE TABLE care_trx (a INT PRIMARY KEY) ENGINE=InnoDB")
+    with server.connect(autocommit=False) as connection, connection.cursor() as cursor:
+        cursor.execute("INSERT INTO care_trx VALUES (1)")
+        apply(patch, server)
+        cursor.execute("INSERT INTO care_trx VALUES (2)")
+        assert server.value("SELECT COUNT(*) FROM care_trx") == 0
+        revert("rnd-0-5", server)
+        connection.rollback()
+        assert server.value("SELECT COUNT(*) FROM care_trx") == 0
+    server.sql("DROP TABLE care_trx")
