@@ -76,8 +76,8 @@ static void read_build_id(const struct pe_target *target, const Elf64_Phdr *phdr
 
 	pe_auto_free uint8_t *notes = malloc(phdr->p_memsz);
 
-	if (notes && proc_read_some(target, bias + phdr->p_vaddr, notes, phdr->p_memsz) ==
-			     phdr->p_memsz)
+	if (notes &&
+	    proc_read_some(target, bias + phdr->p_vaddr, notes, phdr->p_memsz) == phdr->p_memsz)
 		(void)pe_build_id_from_notes(notes, phdr->p_memsz, ret);
 }
 
@@ -91,9 +91,9 @@ static bool examine(const struct search *search, const struct pe_map *map,
 	bool have_bias = false, have_code = false;
 
 	if (proc_read_some(search->target, map->start, &ehdr, sizeof(ehdr)) != sizeof(ehdr) ||
-	    memcmp(ehdr.e_ident, ELFMAG, SELFMAG) != 0 ||
-	    ehdr.e_ident[EI_CLASS] != ELFCLASS64 || ehdr.e_phentsize != sizeof(*phdrs) ||
-	    ehdr.e_phnum == 0 || ehdr.e_phnum > PHDR_MAX || ehdr.e_phoff > PAGE * 16)
+	    memcmp(ehdr.e_ident, ELFMAG, SELFMAG) != 0 || ehdr.e_ident[EI_CLASS] != ELFCLASS64 ||
+	    ehdr.e_phentsize != sizeof(*phdrs) || ehdr.e_phnum == 0 || ehdr.e_phnum > PHDR_MAX ||
+	    ehdr.e_phoff > PAGE * 16)
 		return false;
 
 	size_t size = ehdr.e_phnum * sizeof(*phdrs);

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* An injected call, shared by inject.c (the call) and inject_pick.c (which thread). */
+#ifndef ENGINE_PROC_INJECT_H
+#define ENGINE_PROC_INJECT_H
+
+#include "arch/x86_64/sigframe.h"
+#include "proc.h"
+#include "tracee.h"
+
+enum { XSTATE_MAX = 16384 };
+
+struct pe_injector {
+	struct pe_target *target;
+	pid_t tid; /* 0: let go already */
+	struct waiter waiter;
+	struct user_regs_struct regs; /* at its stop: what it must get back */
+	uint64_t sigmask;
+	uint8_t *xstate;
+	size_t xstate_size;
+	struct pe_sigframe frame;
+	size_t scratch_used;
+	bool installed;		/* frame, registers and mask are ours */
+	bool fp_dirty;		/* a function ran */
+	bool restart_data_lost; /* a function was interrupted in a restartable call */
+	int crash_signal;	/* of a function, suppressed */
+};
+
+/*
+ * Seizes and stops @tid and reads all that is needed; on failure the thread is let go and the
+ * error says why it is unfit.
+ */
+struct pe_error *inject_hold(struct pe_injector *injector, pid_t tid) pe_must_check;
+/* Writes the frame below the stack of the held thread, once. */
+struct pe_error *inject_prepare(struct pe_injector *injector) pe_must_check;
+/* An injector that holds no thread yet; pe_inject_end frees it. */
+struct pe_error *inject_new(struct pe_target *target, struct pe_injector **ret) pe_must_check;
+/* Lets the thread go as it stands. */
+void inject_let_go(struct pe_injector *injector, int signal);
+
+#endif

@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Which thread runs an injected call.
+ *
+ * Best is a thread that waits for work: in a condition variable or in poll. A plain futex wait may
+ * be a lock that it is about to hold. Other system calls that the kernel restarts come next, then
+ * those that show EINTR should we die between the interrupt and the frame, and for system calls
+ * even a thread that computes: it is interrupted like by a signal. Threads are looked at again
+ * once they stand still.
+ */
+#include <errno.h>
+#include <linux/futex.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+
+#include "engine/cleanup.h"
+#include "inject.h"
+
+enum { TRIES_MAX = 24, PATIENCE_US = 50000, PAUSE_US = 1000 };
+
+enum rank { RANK_UNFIT, RANK_WAITS, RANK_FUTEX, RANK_RESTARTABLE, RANK_EINTR, RANK_COMPUTES };
+
+struct candidate {
+	const struct pe_thread *thread;
+	enum rank rank;
+};
+
+static enum rank rank_thread(const struct pe_thread *thread)
+{
+	if (thread->running || thread->nr < 0)
+		return RANK_COMPUTES;
+	switch (thread->nr) {
+	case SYS_futex:
+		if ((thread->args[1] & (uint64_t)FUTEX_CMD_MASK) == FUTEX_WAIT_BITSET)
+			return RANK_WAITS;
+		return (thread->args[1] & (uint64_t)FUTEX_CMD_MASK) == FUTEX_WAIT ? RANK_FUTEX
+										  : RANK_UNFIT;
+	case SYS_poll:
+	case SYS_ppoll:
+		return RANK_WAITS;
+	case SYS_read:
+	case SYS_accept:
+	case SYS_accept4:
+	case SYS_recvfrom:
+	case SYS_recvmsg:
+	case SYS_wait4:
+	case SYS_waitid:
+	case SYS_pause:
+	case SYS_nanosleep:
+	case SYS_clock_nanosleep:
+	case SYS_select:
+	case SYS_pselect6:
+		return RANK_RESTARTABLE;
+	case SYS_epoll_wait:
+	case SYS_epoll_pwait:
+	case SYS_rt_sigtimedwait:
+		return RANK_EINTR;
+	default:
+		/* restart_syscall among them: its real number is lost. */
+		return RANK_UNFIT;
+	}
+}
+
+static bool rank_fits(enum rank rank, enum pe_inject_for purpose)
+{
+	if (rank == RANK_UNFIT)
+		return false;
+	return purpose == PE_INJECT_SYSCALL || (rank != RANK_FUTEX && rank != RANK_COMPUTES);
+}
+
+static int by_rank(const void *a, const void *b)
+{
+	const struct candidate *x = a, *y = b;
+
+	return (x->rank > y->rank) - (x->rank < y->rank);
+}
+
+/*
+ * A computing thread may stand in a restartable sequence, which the kernel aborts when it is
+ * preempted or gets a signal; moving its registers aside would go unnoticed.
+ */
+static bool in_rseq(const struct pe_injector *injector)
+{
+	struct __ptrace_rseq_configuration config = { 0 };
+	uint64_t descriptor = 0;
+
+	if (ptrace(PTRACE_GET_RSEQ_CONFIGURATION, injector->tid, (void *)sizeof(config), &config) <=
+		    0 ||
+	    !config.rseq_abi_pointer)
+		return false;
+	/* struct rseq: cpu_id_start, cpu_id, then the descriptor's address */
+	return proc_read_some(injector->target, config.rseq_abi_pointer + 8, &descriptor,
+			      sizeof(descriptor)) != sizeof(descriptor) ||
+	       descriptor != 0;
+}
+
+/* The thread stands still: is it what it seemed to be? */
+static struct pe_error *check_held(const struct pe_injector *injector,
+				   const struct candidate *candidate, enum pe_inject_for purpose)
+{
+	const struct user_regs_struct *regs = &injector->regs;
+	uint8_t code[2] = { 0 };
+
+	if (tracee_in_syscall(regs)) {
+		(void)proc_read_some(injector->target, regs->rip - 2, code, sizeof(code));
+		if (code[0] != 0x0f || code[1] != 0x05 || regs->orig_rax == SYS_restart_syscall)
+			return pe_error_new(PE_ERR_BUSY,
+					    "thread %d is in a system call that cannot be issued "
+					    "again",
+					    injector->tid);
+		if ((int64_t)regs->orig_rax == candidate->thread->nr)
+			return NULL;
+	}
+	if (purpose == PE_INJECT_FUNCTION)
+		return pe_error_new(PE_ERR_BUSY, "thread %d has woken up", injector->tid);
+	if (!tracee_in_syscall(regs) && in_rseq(injector))
+		return pe_error_new(PE_ERR_BUSY, "thread %d is in a restartable sequence",
+				    injector->tid);
+	return NULL;
+}
+
+static struct pe_error *try_candidate(struct pe_injector *injector,
+				      const struct candidate *candidate, enum pe_inject_for purpose)
+{
+	struct pe_error *err = inject_hold(injector, candidate->thread->tid);
+
+	if (err)
+		return err;
+	err = check_held(injector, candidate, purpose);
+	/* The frame is built now, so that a thread that cannot take it is found unfit here. */
+	if (!err)
+		err = inject_prepare(injector);
+	if (err)
+		inject_let_go(injector, 0);
+	return err;
+}
+
+static struct pe_error *try_all(struct pe_injector *injector, struct candidate *candidates,
+				size_t count, enum pe_inject_for purpose)
+{
+	struct pe_error *err = NULL;
+	size_t tries = 0;
+
+	for (size_t i = 0; i < count && tries < TRIES_MAX; i++) {
+		if (!rank_fits(candidates[i].rank, purpose))
+			continue;
+		tries++;
+		pe_error_free(err);
+		err = try_candidate(injector, &candidates[i], purpose);
+		if (!err)
+			return NULL;
+	}
+	if (!err)
+		return pe_error_new(PE_ERR_BUSY,
+				    "none of the %zu threads of process %d is fit for an injected "
+				    "call now",
+				    count, injector->target->pid);
+	/* All unfit is "not now"; what the whole process lacks keeps its own code. */
+	if (err->code != PE_ERR_UNSUPPORTED && err->code != PE_ERR_PERMISSION)
+		err->code = PE_ERR_BUSY;
+	return pe_error_wrap(err, "no thread of process %d is fit for an injected call now",
+			     injector->target->pid);
+}
+
+static struct pe_error *pick(struct pe_injector *injector, enum pe_inject_for purpose)
+{
+	struct pe_threads threads;
+	struct pe_error *err = pe_target_threads(injector->target, &threads);
+
+	if (err)
+		return err;
+
+	pe_auto_free struct candidate *candidates = calloc(threads.count, sizeof(*candidates));
+
+	for (size_t i = 0; candidates && i < threads.count; i++) {
+		candidates[i].thread = &threads.items[i];
+		candidates[i].rank = rank_thread(&threads.items[i]);
+	}
+	if (candidates) {
+		qsort(candidates, threads.count, sizeof(*candidates), by_rank);
+		err = try_all(injector, candidates, threads.count, purpose);
+	} else {
+		err = pe_error_nomem();
+	}
+	pe_threads_deinit(&threads);
+	return err;
+}
+
+struct pe_error *pe_inject_begin(struct pe_target *target, enum pe_inject_for purpose,
+				 struct pe_injector **ret)
+{
+	struct pe_injector *injector;
+	struct pe_error *err = pe_target_alive(target);
+	pid_t tracer = err ? 0 : pe_target_tracer(target);
+
+	if (tracer)
+		err = pe_error_new(PE_ERR_BUSY, "process %d is traced by process %d", target->pid,
+				   tracer);
+	if (!err)
+		err = inject_new(target, &injector);
+	if (err)
+		return err;
+	/* Threads go to sleep and wake up all the time: a moment later one may be fit. */
+	for (uint64_t end = pe_now_us() + PATIENCE_US;;) {
+		err = pick(injector, purpose);
+		if (!err || err->code != PE_ERR_BUSY || pe_now_us() >= end)
+			break;
+		pe_error_free(err);
+		usleep(PAUSE_US);
+	}
+	if (err) {
+		struct pe_error *dead = pe_target_alive(target);
+
+		if (dead) {
+			pe_error_free(err);
+			err = dead;
+		}
+		pe_error_free(pe_inject_end(injector));
+		return err;
+	}
+	*ret = injector;
+	return NULL;
+}
