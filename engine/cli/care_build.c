@@ -2,7 +2,7 @@
 /* care-build: from a source, a diff and the shipped binary to a patch file. */
 #include "cli/care_build.h"
 #include "build/run.h"
-#include "cli/show.h"
+#include "engine/show.h"
 #include "engine/cleanup.h"
 #include "engine/patch.h"
 

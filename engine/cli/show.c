@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What is in a patch, for people and for programs; all command lines print it the same way. */
-#include "cli/show.h"
+#include "engine/show.h"
 #include "engine/arch.h"
 #include "engine/cleanup.h"
 #include "engine/cli.h"

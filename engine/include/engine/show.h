@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#ifndef CLI_SHOW_H
-#define CLI_SHOW_H
+/* Showing a patch file on a command line. */
+#ifndef ENGINE_SHOW_H
+#define ENGINE_SHOW_H
 
 #include <jansson.h>
 

@@ -1,0 +1,465 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* dbcarectl show, check, apply: from a patch file to a patched server. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "dbcare/cli/cli.h"
+#include "engine/cleanup.h"
+#include "engine/show.h"
+
+/* ---- show ---- */
+
+static error_t show_parse(int key, char *arg, struct argp_state *state)
+{
+	struct cli *cli = state->input;
+
+	if (key == ARGP_KEY_INIT)
+		state->child_inputs[0] = cli;
+	else if (key == ARGP_KEY_ARG)
+		return cli_word(cli, arg, 1, state);
+	else if (key == ARGP_KEY_NO_ARGS)
+		argp_error(state, "which FILE?");
+	else
+		return ARGP_ERR_UNKNOWN;
+	return 0;
+}
+
+int cmd_show(int argc, char **argv)
+{
+	static const struct argp_child children[] = { { &cli_common_argp }, { 0 } };
+	static const struct argp argp = {
+		NULL, show_parse, "FILE",
+		"Shows what is in a patch file: manifest, functions, symbols, sizes. Needs no "
+		"rights and no server.\v"
+		"Example:\n"
+		"  dbcarectl show fix.cpatch\n",
+		children
+	};
+	struct cli cli = { 0 };
+	struct pe_patch *patch;
+
+	argp_parse(&argp, argc, argv, 0, NULL, &cli);
+
+	struct pe_error *err = pe_patch_read(cli.words[0], &patch);
+
+	if (err)
+		return cli_fail(&cli, err);
+	pe_cli_show(patch, cli.json);
+	pe_patch_free(patch);
+	return 0;
+}
+
+/* ---- options of check and apply ---- */
+
+struct change {
+	struct cli cli;
+	struct dbc_options options;
+	bool dry_run;
+};
+
+enum { KEY_TIMEOUT = 0x200, KEY_NO_GATES, KEY_MAX_PAUSE, KEY_DRY_RUN };
+
+static uint64_t parse_number(const char *text, double scale, struct argp_state *state)
+{
+	char *end;
+
+	errno = 0;
+	double value = strtod(text, &end);
+
+	if (errno || end == text || *end || !(value > 0) || value * scale > 1e15)
+		argp_error(state, "'%s' is no number above zero", text);
+	return (uint64_t)(value * scale);
+}
+
+static error_t change_parse(int key, char *arg, struct argp_state *state)
+{
+	struct change *change = state->input;
+
+	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = state->child_inputs[1] = &change->cli;
+		return 0;
+	case ARGP_KEY_ARG:
+		return cli_word(&change->cli, arg, 2, state);
+	case ARGP_KEY_NO_ARGS:
+		argp_error(state, "which FILE?");
+		return 0;
+	case KEY_TIMEOUT:
+		change->options.timeout_us = parse_number(arg, 1e6, state);
+		return 0;
+	case KEY_MAX_PAUSE:
+		change->options.max_pause_us = parse_number(arg, 1, state);
+		return 0;
+	case KEY_NO_GATES:
+		change->options.no_gates = true;
+		return 0;
+	case KEY_DRY_RUN:
+		change->dry_run = true;
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+/* ---- printing ---- */
+
+static json_t *functions_json(const struct pe_plan *plan)
+{
+	size_t count = 0;
+	const struct pe_plan_function *functions = pe_plan_functions(plan, &count);
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < count; i++)
+		json_array_append_new(list, json_string(functions[i].name));
+	return list;
+}
+
+static json_t *plan_json(const struct pe_plan *plan)
+{
+	size_t count = 0;
+	const struct pe_plan_function *functions = pe_plan_functions(plan, &count);
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < count; i++)
+		json_array_append_new(
+			list, json_pack("{s:s, s:I, s:I, s:I, s:b}", "name", functions[i].name,
+					"entry", (json_int_t)functions[i].entry, "size",
+					(json_int_t)functions[i].size, "new_size",
+					(json_int_t)functions[i].new_size, "patched_already",
+					functions[i].patched_already));
+	return json_pack("{s:o, s:I, s:b}", "functions", list, "memory_bytes",
+			 (json_int_t)pe_plan_memory(plan), "needs_stacks",
+			 pe_plan_needs_stacks(plan));
+}
+
+static json_t *gates_json(const struct dbc_gate_report *report)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < report->count; i++)
+		json_array_append_new(list, json_pack("{s:s, s:s, s:s*}", "name",
+						      report->items[i].name, "verdict",
+						      dbc_verdict_name(report->items[i].verdict),
+						      "reason", report->items[i].reason));
+	return list;
+}
+
+static void print_plan(const struct dbc_session *session, const struct pe_patch *patch,
+		       const struct pe_plan *plan)
+{
+	static const char *const titles[] = { "FUNCTION",   ">ENTRY",	 ">OLD BYTES",
+					      ">NEW BYTES", "STANDS ON", NULL };
+	size_t count = 0;
+	const struct pe_plan_function *functions = pe_plan_functions(plan, &count);
+	char memory[32];
+
+	printf("%s: %zu function%s of server %d (%s), %s of memory, %s\n", patch->name, count,
+	       count == 1 ? "" : "s", (int)session->server.pid, session->server.version,
+	       pe_format_bytes(pe_plan_memory(plan), memory),
+	       pe_plan_needs_stacks(plan) ? "no thread may be inside the old code"
+					  : "calls under way may end in the old code");
+
+	struct pe_table *table = pe_table_new(titles);
+
+	for (size_t i = 0; i < count; i++) {
+		char entry[32], old[24], new[24];
+
+		snprintf(entry, sizeof(entry), "0x%llx", (unsigned long long)functions[i].entry);
+		snprintf(old, sizeof(old), "%llu", (unsigned long long)functions[i].size);
+		snprintf(new, sizeof(new), "%llu", (unsigned long long)functions[i].new_size);
+		pe_table_row(table, (const char *const[]){ functions[i].name, entry, old, new,
+							   functions[i].patched_already
+								   ? "another patch"
+								   : "shipped code" });
+	}
+	pe_table_print_and_free(table);
+}
+
+static void print_gates(const struct dbc_gate_report *report)
+{
+	static const char *const titles[] = { "GATE", "VERDICT", "ABOUT", NULL };
+	struct pe_table *table = pe_table_new(titles);
+
+	for (size_t i = 0; i < report->count; i++)
+		pe_table_row(table, (const char *const[]){
+					    report->items[i].name,
+					    dbc_verdict_name(report->items[i].verdict),
+					    report->items[i].reason ? report->items[i].reason
+								    : report->items[i].about });
+	pe_table_print_and_free(table);
+}
+
+/* ---- check ---- */
+
+static json_t *check_json(const struct dbc_session *session, const struct pe_patch *patch,
+			  const struct dbc_outcome *outcome, const char *result)
+{
+	json_t *root = json_pack("{s:s, s:s, s:i}", "result", result, "name", patch->name, "pid",
+				 (int)session->server.pid);
+
+	if (!outcome->plan)
+		return root;
+	json_object_set_new(root, "plan", plan_json(outcome->plan));
+	json_object_set_new(root, "gates",
+			    outcome->gates_skipped ? json_string("skipped")
+						   : gates_json(&outcome->gates));
+	json_object_set_new(root, "blockers", cli_json_blockers(&outcome->blockers));
+	json_object_set_new(root, "predicted_us", json_integer((json_int_t)outcome->predicted_us));
+	return root;
+}
+
+static void print_check(const struct dbc_session *session, const struct pe_patch *patch,
+			const struct dbc_outcome *outcome)
+{
+	char pause[32];
+
+	if (!outcome->plan)
+		return;
+	print_plan(session, patch, outcome->plan);
+	putchar('\n');
+	if (outcome->gates_skipped)
+		puts("Gates: not asked (--no-gates)");
+	else
+		print_gates(&outcome->gates);
+	putchar('\n');
+	if (outcome->blockers.count) {
+		puts("In the way now, as far as can be seen without stopping anyone:");
+		cli_print_blockers(&outcome->blockers);
+	}
+	printf("predicted pause %s, %zu threads\n", pe_format_us(outcome->predicted_us, pause),
+	       session->server.threads);
+}
+
+static int run_check(struct change *change, struct dbc_session *session,
+		     const struct pe_patch *patch)
+{
+	struct cli *cli = &change->cli;
+	struct dbc_outcome outcome;
+	struct pe_error *err = dbc_check(session, patch, &change->options, &outcome);
+	int status = 0;
+
+	pe_progress_done(&cli->progress);
+	cli_notes(session->notes);
+	if (!cli->json)
+		print_check(session, patch, &outcome);
+	if (outcome.already && !cli->json) {
+		pe_error_free(err);
+		printf("already applied: %s in server %d\n", patch->name, (int)session->server.pid);
+		status = pe_code_exit_status(PE_ERR_NOTHING);
+	} else if (err) {
+		json_t *more = cli->json ? check_json(session, patch, &outcome,
+						      outcome.already ? "already applied"
+								      : pe_code_name(err->code))
+					 : NULL;
+
+		status = cli_fail_with(cli, err, more);
+	} else if (cli->json) {
+		pe_cli_json(check_json(session, patch, &outcome, "would apply"));
+	} else {
+		printf("would apply: %s to server %d\n", patch->name, (int)session->server.pid);
+	}
+	dbc_outcome_deinit(&outcome);
+	return status;
+}
+
+/* ---- apply ---- */
+
+static json_t *apply_json(const struct dbc_session *session, const struct pe_patch *patch,
+			  const struct dbc_outcome *outcome)
+{
+	const struct pe_switch_result *change = &outcome->change;
+	const struct dbc_verification *check = &outcome->verification;
+
+	if (outcome->already)
+		return json_pack("{s:s, s:s, s:i}", "result", "already applied", "name",
+				 patch->name, "pid", (int)session->server.pid);
+	return json_pack(
+		"{s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:i, s:o, s:o, s:{s:b, s:I, s:I}, s:s*, "
+		"s:s*}",
+		"result", "applied", "name", patch->name, "pid", (int)session->server.pid,
+		"pause_us", (json_int_t)change->pause_us, "predicted_us",
+		(json_int_t)change->predicted_us, "operation_us", (json_int_t)change->operation_us,
+		"threads", (json_int_t)change->threads, "attempts", (int)change->attempts,
+		"functions", functions_json(outcome->plan), "gates",
+		outcome->gates_skipped ? json_string("skipped") : gates_json(&outcome->gates),
+		"verification", "sql", check->asked, "select_us", (json_int_t)check->select_us,
+		"fresh_us", (json_int_t)check->fresh_us, "note", change->note, "warning",
+		outcome->warning);
+}
+
+static void print_verification(const struct dbc_session *session,
+			       const struct dbc_verification *check)
+{
+	char kept[32], fresh[32];
+
+	if (check->asked) {
+		printf("verified: kept connection answers in %s, a new one in %s, no thread "
+		       "stands\n",
+		       pe_format_us(check->select_us, kept), pe_format_us(check->fresh_us, fresh));
+		return;
+	}
+
+	pe_auto_free char *why = session->sql_error ? pe_error_text(session->sql_error) : NULL;
+
+	printf("verified: no thread stands; not asked by SQL%s%s\n", why ? ": " : "",
+	       why ? why : "");
+}
+
+static void print_apply(const struct dbc_session *session, const struct pe_patch *patch,
+			const struct dbc_outcome *outcome)
+{
+	const struct pe_switch_result *change = &outcome->change;
+	char pause[32], predicted[32], whole[32];
+
+	if (outcome->already) {
+		printf("already applied: %s in server %d\n", patch->name, (int)session->server.pid);
+		return;
+	}
+	print_plan(session, patch, outcome->plan);
+	if (outcome->gates_skipped)
+		puts("gates: skipped (--no-gates)");
+	else
+		printf("gates: all %zu open\n", outcome->gates.count);
+	printf("applied: %s to server %d: pause %s (predicted %s), %zu threads, %u attempt%s, %s "
+	       "in all\n",
+	       patch->name, (int)session->server.pid, pe_format_us(change->pause_us, pause),
+	       pe_format_us(change->predicted_us, predicted), change->threads, change->attempts,
+	       change->attempts == 1 ? "" : "s", pe_format_us(change->operation_us, whole));
+	print_verification(session, &outcome->verification);
+	if (change->note)
+		printf("note: %s\n", change->note);
+}
+
+static int run_apply(struct change *change, struct dbc_session *session,
+		     const struct pe_patch *patch)
+{
+	struct cli *cli = &change->cli;
+	struct dbc_outcome outcome;
+	struct pe_error *err = dbc_apply(session, patch, &change->options, &outcome);
+	int status = 0;
+
+	pe_progress_done(&cli->progress);
+	cli_notes(session->notes);
+	cli_notes(outcome.warning);
+	if (err) {
+		json_t *more = NULL;
+
+		if (cli->json)
+			more = json_pack("{s:s, s:i, s:b, s:o, s:o}", "name", patch->name, "pid",
+					 (int)session->server.pid, "reverted", outcome.reverted,
+					 "blockers", cli_json_blockers(&outcome.blockers), "gates",
+					 gates_json(&outcome.gates));
+		else
+			cli_print_blockers(&outcome.blockers);
+		status = cli_fail_with(cli, err, more);
+	} else if (cli->json) {
+		pe_cli_json(apply_json(session, patch, &outcome));
+	} else {
+		print_apply(session, patch, &outcome);
+	}
+	dbc_outcome_deinit(&outcome);
+	return status;
+}
+
+/* ---- both ---- */
+
+static int run_change(struct change *change, bool check)
+{
+	struct cli *cli = &change->cli;
+	struct dbc_session session;
+	struct pe_patch *patch;
+	struct pe_error *err = pe_patch_read(cli->words[0], &patch);
+
+	if (err)
+		return cli_fail(cli, err);
+	cli_progress(cli, &change->options);
+	err = cli_session_open(cli, cli->words[1], &session);
+	if (err) {
+		pe_patch_free(patch);
+		return cli_fail(cli, err);
+	}
+
+	int status = check || change->dry_run ? run_check(change, &session, patch)
+					      : run_apply(change, &session, patch);
+
+	dbc_session_close(&session);
+	pe_patch_free(patch);
+	return status;
+}
+
+#define OPTION_NO_GATES                                                                    \
+	{                                                                                  \
+		"no-gates", KEY_NO_GATES, NULL, 0,                                         \
+			"Do not ask the server whether now is a good time (backup, DDL, "  \
+			"recovery, ...); "                                                 \
+			"recorded in the history. What the engine checks for safety stays" \
+	}
+#define OPTION_MAX_PAUSE                                            \
+	{                                                           \
+		"max-pause", KEY_MAX_PAUSE, "MICROSECONDS", 0,      \
+			"Refuse when the predicted pause is longer" \
+	}
+
+static const struct argp_child change_children[] = { { &cli_login_argp },
+						     { &cli_common_argp },
+						     { 0 } };
+
+int cmd_check(int argc, char **argv)
+{
+	static const struct argp_option options[] = { OPTION_NO_GATES, OPTION_MAX_PAUSE, { 0 } };
+	static const struct argp argp = {
+		options, change_parse, "FILE [TARGET]",
+		"Tells whether a patch would apply now: the plan, the gates, the threads in the "
+		"way and the predicted pause. Changes nothing.\v"
+		"TARGET is a pid or the path of a socket; it can be left out when one server "
+		"runs.\n"
+		"\n"
+		"Examples:\n"
+		"  dbcarectl check fix.cpatch\n"
+		"  dbcarectl check fix.cpatch 4711 --json\n"
+		"\n"
+		"Exit status: 0 it would apply, 2 it is applied already, 3 no such server, 4 not "
+		"now, 5 the patch is not for this server.\n",
+		change_children
+	};
+	struct change change = { 0 };
+
+	argp_parse(&argp, argc, argv, 0, NULL, &change);
+	return run_change(&change, true);
+}
+
+int cmd_apply(int argc, char **argv)
+{
+	static const struct argp_option options[] = {
+		{ "dry-run", KEY_DRY_RUN, NULL, 0, "Like check: change nothing" },
+		{ "timeout", KEY_TIMEOUT, "SECONDS", 0,
+		  "How long to wait for a moment when no thread is in the way (default 30)" },
+		OPTION_NO_GATES,
+		OPTION_MAX_PAUSE,
+		{ 0 }
+	};
+	static const struct argp argp = {
+		options, change_parse, "FILE [TARGET]",
+		"Applies a patch to a running server: checks that it fits, asks the gates, "
+		"switches all functions at one moment, and verifies through the connection that "
+		"was open before and a new one; when that fails, it takes the patch back by "
+		"itself.\v"
+		"TARGET is a pid or the path of a socket; it can be left out when one server "
+		"runs.\n"
+		"\n"
+		"Examples:\n"
+		"  dbcarectl apply fix.cpatch\n"
+		"  dbcarectl apply fix.cpatch /run/mysqld/mysqld.sock --timeout=5\n"
+		"  dbcarectl apply fix.cpatch 4711 --max-pause=20000 --json\n"
+		"\n"
+		"Exit status: 0 applied (or applied before), 1 error, 3 no such server, 4 not "
+		"now (a gate holds or a function is busy; both are named), 5 the patch is not for "
+		"this server, 6 applied, but not verified and not taken back.\n",
+		change_children
+	};
+	struct change change = { 0 };
+
+	argp_parse(&argp, argc, argv, 0, NULL, &change);
+	return run_change(&change, false);
+}

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Options, errors and printing that all sub-commands share. */
+#include <stdio.h>
+#include <string.h>
+#include <termios.h>
+
+#include "dbcare/cli/cli.h"
+#include "engine/cleanup.h"
+
+enum { KEY_DEFAULTS_FILE = 0x100, KEY_NO_DEFAULTS };
+
+static error_t common_parse(int key, char *arg, struct argp_state *state)
+{
+	struct cli *cli = state->input;
+
+	if (key == 'j')
+		cli->json = true;
+	else if (key == 'q')
+		cli->quiet = true;
+	else
+		return ARGP_ERR_UNKNOWN;
+	return 0;
+}
+
+const struct argp cli_common_argp = {
+	.options = (const struct argp_option[]){ { "json", 'j', NULL, 0, "Print JSON, one object",
+						   90 },
+						 { "quiet", 'q', NULL, 0, "Show no progress", 90 },
+						 { 0 } },
+	.parser = common_parse,
+};
+
+/* Reads a password from the terminal without showing it; NULL without a terminal. */
+static char *ask_password(void)
+{
+	pe_auto_file FILE *terminal = fopen("/dev/tty", "r+e");
+	struct termios before, silent;
+	char *line = NULL;
+	size_t room = 0;
+
+	if (!terminal || tcgetattr(fileno(terminal), &before) != 0)
+		return NULL;
+	silent = before;
+	silent.c_lflag &= ~(tcflag_t)ECHO;
+	tcsetattr(fileno(terminal), TCSAFLUSH, &silent);
+	fputs("Enter password: ", terminal);
+	fflush(terminal);
+	if (getline(&line, &room, terminal) > 0)
+		line[strcspn(line, "\n")] = '\0';
+	tcsetattr(fileno(terminal), TCSAFLUSH, &before);
+	fputc('\n', terminal);
+	return line;
+}
+
+static error_t login_parse(int key, char *arg, struct argp_state *state)
+{
+	struct cli *cli = state->input;
+
+	switch (key) {
+	case 'u':
+		cli->login.user = arg;
+		return 0;
+	case 'p':
+		cli->login.password = arg ? strdup(arg) : ask_password();
+		if (!cli->login.password)
+			argp_error(state, "no terminal to ask for the password on");
+		/* As MariaDB's own clients do: not for everybody in the process list. */
+		if (arg)
+			memset(arg, 'x', strlen(arg));
+		return 0;
+	case KEY_DEFAULTS_FILE:
+		cli->login.defaults_file = arg;
+		return 0;
+	case KEY_NO_DEFAULTS:
+		cli->login.no_defaults = true;
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+const struct argp cli_login_argp = {
+	.options =
+		(const struct argp_option[]){
+			{ NULL, 0, NULL, 0, "Logging in to the server:", 50 },
+			{ "user", 'u', "NAME", 0,
+			  "Account (default: as the option files say, else the user that runs "
+			  "this)" },
+			{ "password", 'p', "PASSWORD", OPTION_ARG_OPTIONAL,
+			  "Its password; asked for when left out" },
+			{ "defaults-file", KEY_DEFAULTS_FILE, "FILE", 0,
+			  "Read only this option file: its groups [client], [client-server], "
+			  "[client-mariadb] and [dbcarectl]" },
+			{ "no-defaults", KEY_NO_DEFAULTS, NULL, 0, "Read no option file" },
+			{ 0 } },
+	.parser = login_parse,
+};
+
+error_t cli_word(struct cli *cli, const char *word, size_t most, struct argp_state *state)
+{
+	if (cli->word_count == most)
+		argp_error(state, "'%s' is one argument too many", word);
+	cli->words[cli->word_count++] = word;
+	return 0;
+}
+
+int cli_fail(const struct cli *cli, struct pe_error *err)
+{
+	return pe_cli_fail(DBC_PROGRAM, err, cli->json);
+}
+
+int cli_fail_with(const struct cli *cli, struct pe_error *err, json_t *more)
+{
+	if (!cli->json) {
+		json_decref(more);
+		return cli_fail(cli, err);
+	}
+
+	pe_auto_free char *text = pe_error_text(err);
+	int status = pe_code_exit_status(err->code);
+	json_t *root = json_pack("{s:{s:s, s:s, s:s, s:i}}", "error", "code",
+				 pe_code_name(err->code), "message", text ? text : "", "advice",
+				 pe_code_advice(err->code), "exit", status);
+
+	json_object_update(root, more);
+	json_decref(more);
+	pe_cli_json(root);
+	pe_error_free(err);
+	return status;
+}
+
+void cli_notes(const char *notes)
+{
+	while (notes && *notes) {
+		int size = (int)strcspn(notes, "\n");
+
+		fprintf(stderr, "%s: note: %.*s\n", DBC_PROGRAM, size, notes);
+		notes += size;
+		notes += *notes == '\n';
+	}
+}
+
+static void show_progress(void *ctx, const char *text)
+{
+	pe_progress_step(ctx, "%s", text);
+}
+
+void cli_progress(struct cli *cli, struct dbc_options *options)
+{
+	pe_progress_init(&cli->progress, !cli->json && !cli->quiet);
+	options->progress = show_progress;
+	options->progress_ctx = &cli->progress;
+}
+
+struct pe_error *cli_session_open(struct cli *cli, const char *target, struct dbc_session *ret)
+{
+	return dbc_session_open(target, &cli->login, ret);
+}
+
+json_t *cli_json_build_id(const struct pe_build_id *id)
+{
+	char hex[2 * PE_BUILD_ID_MAX + 1];
+
+	if (!id->size)
+		return json_null();
+	pe_build_id_hex(id, hex);
+	return json_string(hex);
+}
+
+json_t *cli_json_applied(const struct pe_applied *applied)
+{
+	json_t *cves = json_array(), *functions = json_array();
+
+	for (size_t i = 0; i < applied->cve_count; i++)
+		json_array_append_new(
+			cves, json_pack("{s:s, s:s*, s:s*}", "id", applied->cves[i].id, "cvss",
+					applied->cves[i].cvss, "url", applied->cves[i].url));
+	for (size_t i = 0; i < applied->function_count; i++)
+		json_array_append_new(functions, json_string(applied->functions[i]));
+	return json_pack("{s:s, s:s, s:i, s:s*, s:b, s:o, s:o, s:I, s:I, s:I, s:b}", "name",
+			 applied->name, "state", pe_state_name(applied->state), "level",
+			 (int)applied->level, "description", applied->description, "independent",
+			 applied->independent, "cves", cves, "functions", functions, "sequence",
+			 (json_int_t)applied->sequence, "applied_at",
+			 (json_int_t)applied->applied_at, "pause_us", (json_int_t)applied->pause_us,
+			 "inherited", applied->inherited);
+}
+
+json_t *cli_json_blockers(const struct dbc_blockers *blockers)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < blockers->count; i++) {
+		const struct dbc_blocker *blocker = &blockers->items[i];
+
+		json_array_append_new(
+			list, json_pack("{s:i, s:s, s:I, s:s*, s:s*, s:s*, s:s*, s:b}", "tid",
+					(int)blocker->tid, "thread", blocker->comm, "connection",
+					(json_int_t)blocker->connection, "user", blocker->user,
+					"state", blocker->state, "query", blocker->query,
+					"function", blocker->function, "idle", blocker->idle));
+	}
+	return list;
+}
+
+/* The first line of a query, cut to a width that leaves room for the rest of the table. */
+static char *query_line(const char *query)
+{
+	enum { WIDTH = 60 };
+	size_t size = strcspn(query, "\r\n");
+
+	if (size <= WIDTH)
+		return strndup(query, size);
+	size = WIDTH - 1;
+	while (size && ((unsigned char)query[size] & 0xc0) == 0x80)
+		size--; /* not in the middle of a UTF-8 character */
+
+	char *line = NULL;
+
+	return asprintf(&line, "%.*s…", (int)size, query) < 0 ? NULL : line;
+}
+
+void cli_print_blockers(const struct dbc_blockers *blockers)
+{
+	static const char *const titles[] = { ">THREAD", ">CONNECTION", "USER", "STATE",
+					      "QUERY",	 "FUNCTION",	NULL };
+
+	if (!blockers->count)
+		return;
+
+	struct pe_table *table = pe_table_new(titles);
+
+	for (size_t i = 0; i < blockers->count; i++) {
+		const struct dbc_blocker *blocker = &blockers->items[i];
+		pe_auto_free char *query = blocker->query ? query_line(blocker->query) : NULL;
+		char tid[16], connection[24];
+
+		snprintf(tid, sizeof(tid), "%d", (int)blocker->tid);
+		snprintf(connection, sizeof(connection), "%lu", blocker->connection);
+		pe_table_row(table,
+			     (const char *const[]){ tid, blocker->connection ? connection : NULL,
+						    blocker->user ? blocker->user : blocker->comm,
+						    blocker->state, query, blocker->function });
+	}
+	pe_table_print_and_free(table);
+}
+
+const char *cli_exe_state_name(enum dbc_exe_state state)
+{
+	static const char *const names[] = { "same", "deleted", "replaced" };
+
+	return names[state];
+}

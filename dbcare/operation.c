@@ -1,0 +1,380 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The operations; see operation.h for the order of their steps. */
+#include "dbcare/operation.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "dbcare/history.h"
+#include "engine/cleanup.h"
+
+/* ---- session ---- */
+
+struct pe_error *dbc_session_open(const char *target, const struct dbc_login *login,
+				  struct dbc_session *ret)
+{
+	*ret = (struct dbc_session){ .login = *login };
+	struct pe_error *err = dbc_server_find(target, &ret->server);
+
+	if (!err)
+		err = pe_target_open(ret->server.pid, &ret->target);
+	if (!err && !ret->server.version)
+		err = pe_error_new(PE_ERR_NO_TARGET,
+				   "process %d (%s) is no MariaDB server: its memory has no "
+				   "server version%s%s",
+				   (int)ret->server.pid, ret->server.exe,
+				   ret->server.unreadable ? ": " : "",
+				   ret->server.unreadable ? ret->server.unreadable : "");
+	if (err)
+		dbc_session_close(ret);
+	return err;
+}
+
+void dbc_session_connect(struct dbc_session *session)
+{
+	if (session->sql || session->sql_error)
+		return;
+	session->sql_error =
+		dbc_sql_open(&session->server, &session->login, &session->sql, &session->notes);
+}
+
+void dbc_session_close(struct dbc_session *session)
+{
+	dbc_sql_close(session->sql);
+	pe_error_free(session->sql_error);
+	if (session->target)
+		pe_target_close(session->target);
+	dbc_server_deinit(&session->server);
+	free(session->notes);
+	*session = (struct dbc_session){ 0 };
+}
+
+void dbc_outcome_deinit(struct dbc_outcome *outcome)
+{
+	if (outcome->plan)
+		pe_plan_free(outcome->plan);
+	dbc_gate_report_deinit(&outcome->gates);
+	dbc_blockers_deinit(&outcome->blockers);
+	pe_switch_result_deinit(&outcome->change);
+	free(outcome->warning);
+	*outcome = (struct dbc_outcome){ 0 };
+}
+
+static void tell(const struct dbc_options *options, const char *text)
+{
+	if (options->progress)
+		options->progress(options->progress_ctx, text);
+}
+
+static struct pe_apply_options engine_options(const struct dbc_options *options)
+{
+	return (struct pe_apply_options){
+		.timeout_us = options->timeout_us,
+		.max_pause_us = options->max_pause_us,
+		.progress = options->progress,
+		.progress_ctx = options->progress_ctx,
+	};
+}
+
+/* Keeps the first warning; takes @err over. */
+static void warn(struct dbc_outcome *outcome, struct pe_error *err)
+{
+	if (err && !outcome->warning)
+		outcome->warning = pe_error_text(err);
+	pe_error_free(err);
+}
+
+/* ---- plan and gates ---- */
+
+static struct pe_error *run_gates(struct dbc_session *session, const struct pe_patch *patch,
+				  const struct dbc_options *options, struct dbc_outcome *ret)
+{
+	tell(options, "asking the server whether now is a good time");
+	dbc_session_connect(session);
+	ret->gates_skipped = options->no_gates;
+	if (options->no_gates)
+		return NULL;
+
+	struct pe_error *err = dbc_gates_run(&session->server, &session->login, session->sql,
+					     session->sql_error, patch, &ret->gates);
+
+	return err ? err : dbc_gates_error(&ret->gates);
+}
+
+/* Names of the functions that the hits of a prediction are in: their tags are plan indices. */
+static const char **hit_functions(const struct pe_plan *plan, const struct pe_stack_hits *hits)
+{
+	size_t count;
+	const struct pe_plan_function *functions = pe_plan_functions(plan, &count);
+	const char **names = calloc(hits->count + 1, sizeof(*names));
+
+	for (size_t i = 0; names && i < hits->count; i++) {
+		if (hits->items[i].tag < count)
+			names[i] = functions[hits->items[i].tag].name;
+	}
+	return names;
+}
+
+static struct pe_error *predict(struct dbc_session *session, const struct dbc_options *options,
+				struct dbc_outcome *ret)
+{
+	struct pe_stack_hits hits = { 0 };
+
+	tell(options, "looking at the stacks of all threads");
+	struct pe_error *err =
+		pe_plan_predict(session->target, ret->plan, &hits, &ret->predicted_us);
+
+	if (err)
+		return err;
+
+	pe_auto_free const char **names = hit_functions(ret->plan, &hits);
+
+	err = dbc_blockers_resolve(&session->server, session->sql, &hits, names, &ret->blockers);
+	pe_stack_hits_deinit(&hits);
+	return err;
+}
+
+static struct pe_error *error_busy(const struct dbc_blockers *blockers)
+{
+	for (size_t i = 0; i < blockers->count; i++) {
+		const struct dbc_blocker *blocker = &blockers->items[i];
+
+		if (blocker->idle)
+			continue;
+		return pe_error_new(PE_ERR_BUSY, "thread %d (connection %lu) is in %s%s",
+				    (int)blocker->tid, blocker->connection,
+				    blocker->function ? blocker->function : "a patched function",
+				    blockers->count > 1 ? ", and it is not the only one" : "");
+	}
+	return NULL;
+}
+
+struct pe_error *dbc_check(struct dbc_session *session, const struct pe_patch *patch,
+			   const struct dbc_options *options, struct dbc_outcome *ret)
+{
+	*ret = (struct dbc_outcome){ 0 };
+	struct pe_error *err = pe_plan_create(session->target, patch, &ret->plan);
+
+	if (err) {
+		ret->already = err->code == PE_ERR_NOTHING;
+		return err;
+	}
+
+	struct pe_error *held = run_gates(session, patch, options, ret);
+
+	if (held && held->code != PE_ERR_HELD)
+		return held;
+	err = predict(session, options, ret);
+	if (!err && options->max_pause_us && ret->predicted_us > options->max_pause_us)
+		err = pe_error_new(PE_ERR_BUSY,
+				   "the predicted pause of %llu µs exceeds the limit of %llu µs",
+				   (unsigned long long)ret->predicted_us,
+				   (unsigned long long)options->max_pause_us);
+	if (!err)
+		err = error_busy(&ret->blockers);
+	if (held) {
+		pe_error_free(err);
+		return held;
+	}
+	return err;
+}
+
+/* ---- records ---- */
+
+static json_t *record_fields(const struct dbc_session *session, const char *name)
+{
+	const struct dbc_server *server = &session->server;
+	char build_id[2 * PE_BUILD_ID_MAX + 1];
+
+	pe_build_id_hex(&server->build_id, build_id);
+	return json_pack("{s:s, s:i, s:I, s:s*, s:s, s:s*}", "patch", name, "pid", (int)server->pid,
+			 "start_time", (json_int_t)pe_target_start_time(session->target), "server",
+			 server->version, "build_id", build_id, "socket", server->socket);
+}
+
+static json_t *record_change(const struct dbc_outcome *outcome)
+{
+	const struct pe_switch_result *change = &outcome->change;
+
+	return json_pack("{s:I, s:I, s:I, s:I, s:i}", "pause_us", (json_int_t)change->pause_us,
+			 "predicted_us", (json_int_t)change->predicted_us, "operation_us",
+			 (json_int_t)change->operation_us, "threads", (json_int_t)change->threads,
+			 "attempts", (int)change->attempts);
+}
+
+/* Writes the outcome; a record that fails now is a warning, since the switch has happened. */
+static void record_end(struct dbc_history *history, struct dbc_outcome *outcome, const char *result,
+		       const struct pe_error *err)
+{
+	json_t *more = record_change(outcome);
+
+	if (err) {
+		pe_auto_free char *text = pe_error_text(err);
+
+		json_object_set_new(more, "message", json_string(text ? text : ""));
+	}
+	warn(outcome, dbc_history_end(history, result, more));
+}
+
+/* ---- apply ---- */
+
+static struct pe_error *resolve_busy(struct dbc_session *session, struct pe_error *err,
+				     struct dbc_outcome *ret)
+{
+	if (err && err->code == PE_ERR_BUSY && ret->change.blockers.count)
+		warn(ret,
+		     dbc_blockers_resolve(&session->server, session->sql, &ret->change.blockers,
+					  (const char *const *)ret->change.blocking_functions,
+					  &ret->blockers));
+	return err;
+}
+
+/*
+ * Takes back what failed its verification. The kept session is closed first: it may be the one
+ * that hangs in the new code.
+ */
+static struct pe_error *take_back(struct dbc_session *session, const char *name,
+				  const struct dbc_options *options, struct pe_error *cause,
+				  struct dbc_outcome *ret)
+{
+	struct dbc_history *history = NULL;
+	struct pe_apply_options engine = engine_options(options);
+	struct pe_switch_result change = { 0 };
+
+	tell(options, "verification failed: reverting");
+	dbc_sql_close(session->sql);
+	session->sql = NULL;
+	warn(ret, dbc_history_begin("auto-revert", record_fields(session, name), &history));
+	engine.max_pause_us = 0;
+
+	struct pe_error *err = pe_revert(session->target, name, &engine, &change);
+
+	pe_switch_result_deinit(&change);
+	if (history)
+		record_end(history, ret, err ? pe_code_name(err->code) : "reverted",
+			   err ? err : cause);
+	if (!err) {
+		ret->reverted = true;
+		return pe_error_wrap(cause, "%s was applied, failed verification and was reverted",
+				     name);
+	}
+
+	pe_auto_free char *why = pe_error_text(err);
+	pe_auto_free char *what = pe_error_text(cause);
+
+	pe_error_free(err);
+	pe_error_free(cause);
+	return pe_error_new(PE_ERR_PARTIAL,
+			    "%s was applied and failed verification (%s), and could not be "
+			    "reverted (%s): `dbcarectl revert %s` again",
+			    name, what ? what : "", why ? why : "", name);
+}
+
+static struct pe_error *switch_and_verify(struct dbc_session *session, const struct pe_patch *patch,
+					  const struct dbc_options *options,
+					  struct dbc_outcome *ret)
+{
+	struct pe_apply_options engine = engine_options(options);
+	struct dbc_baseline before = { 0 };
+	struct pe_error *err = NULL;
+
+	if (session->sql)
+		err = dbc_baseline_take(session->sql, &before);
+	if (err)
+		return pe_error_wrap(err, "the server does not serve before the switch already");
+	err = pe_apply(session->target, ret->plan, &engine, &ret->change);
+	if (err)
+		return resolve_busy(session, err, ret);
+	tell(options, "verifying");
+	err = dbc_verify(&session->server, session->target, &session->login, session->sql, &before,
+			 &ret->verification);
+	return err ? take_back(session, patch->name, options, err, ret) : NULL;
+}
+
+struct pe_error *dbc_apply(struct dbc_session *session, const struct pe_patch *patch,
+			   const struct dbc_options *options, struct dbc_outcome *ret)
+{
+	struct dbc_history *history;
+
+	*ret = (struct dbc_outcome){ 0 };
+	struct pe_error *err = pe_plan_create(session->target, patch, &ret->plan);
+
+	if (err && err->code == PE_ERR_NOTHING) {
+		ret->already = true;
+		pe_error_free(err);
+		return NULL;
+	}
+	if (!err)
+		err = run_gates(session, patch, options, ret);
+	if (err)
+		return err;
+
+	json_t *fields = record_fields(session, patch->name);
+
+	json_object_set_new(fields, "gates", json_string(options->no_gates ? "skipped" : "ok"));
+	err = dbc_history_begin("apply", fields, &history);
+	if (err)
+		return err;
+	err = switch_and_verify(session, patch, options, ret);
+	record_end(history, ret, err ? pe_code_name(err->code) : "applied", err);
+	return err;
+}
+
+/* ---- revert, recover ---- */
+
+struct pe_error *dbc_revert(struct dbc_session *session, const char *name,
+			    const struct dbc_options *options, struct dbc_outcome *ret)
+{
+	struct dbc_history *history;
+	struct pe_apply_options engine = engine_options(options);
+	struct dbc_baseline before = { 0 };
+
+	*ret = (struct dbc_outcome){ 0 };
+	dbc_session_connect(session);
+	if (session->sql) {
+		/* A patch may be what is wrong with the server: then there is no baseline. */
+		pe_auto_error struct pe_error *ill = dbc_baseline_take(session->sql, &before);
+
+		if (ill) {
+			dbc_sql_close(session->sql);
+			session->sql = NULL;
+		}
+	}
+
+	struct pe_error *err = dbc_history_begin("revert", record_fields(session, name), &history);
+
+	if (err)
+		return err;
+	err = resolve_busy(session, pe_revert(session->target, name, &engine, &ret->change), ret);
+	if (!err) {
+		tell(options, "verifying");
+		err = dbc_verify(&session->server, session->target, &session->login, session->sql,
+				 &before, &ret->verification);
+		if (err)
+			err = pe_error_wrap(err, "%s was reverted, but the server does not serve",
+					    name);
+	}
+	record_end(history, ret, err ? pe_code_name(err->code) : "reverted", err);
+	return err;
+}
+
+struct pe_error *dbc_recover(struct dbc_session *session, struct pe_recovery *ret, char **warning)
+{
+	struct dbc_history *history;
+	struct dbc_outcome outcome = { 0 };
+	struct pe_error *err = dbc_history_begin("recover", record_fields(session, "-"), &history);
+
+	if (err)
+		return err;
+	err = pe_recover(session->target, ret);
+
+	json_t *more =
+		err ? NULL
+		    : json_pack("{s:I, s:I, s:I}", "finished", (json_int_t)ret->finished, "undone",
+				(json_int_t)ret->undone, "released", (json_int_t)ret->released);
+
+	warn(&outcome, dbc_history_end(history, err ? pe_code_name(err->code) : "recovered", more));
+	*warning = pe_steal(outcome.warning);
+	dbc_outcome_deinit(&outcome);
+	return err;
+}
