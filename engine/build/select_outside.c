@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What a name means outside the patch. In this order: what the image defines and exports, what it
+ * imports (its own relocated slot, or its copy), what only it knows (a static name, if it is the
+ * only one), what a library that it needs defines. Libraries are looked into as this host has
+ * them, just to find a name that nothing defines before a target does; when one is missing here
+ * the name gets the benefit of the doubt and is resolved when the patch is applied.
+ */
+#include <elf.h>
+#include <string.h>
+
+#include "build/select_private.h"
+
+static void fill(struct pe_sel_dest *ret, enum pe_patch_symbol_kind kind,
+		 const struct pe_object_symbol *symbol, uint8_t type, uint64_t value)
+{
+	*ret = (struct pe_sel_dest){ .kind = kind,
+				     .name = symbol->name,
+				     .type = type,
+				     .global = symbol->bind != STB_LOCAL,
+				     .value = value,
+				     .size = symbol->size };
+}
+
+static bool usable(const struct pe_image_symbol *symbol)
+{
+	return symbol->type != STT_TLS && symbol->type != STT_FILE && symbol->type != STT_SECTION;
+}
+
+struct pe_error *pe_sel_in_image(struct pe_sel *sel, const struct pe_object_symbol *symbol,
+				 struct pe_sel_dest *ret, bool *found)
+{
+	size_t count;
+	const struct pe_image_symbol *const *list = pe_image_find(sel->image, symbol->name, &count);
+	const struct pe_image_symbol *shared = NULL, *local = NULL;
+	bool several = false;
+
+	*found = true;
+	for (size_t i = 0; i < count; i++) {
+		const struct pe_image_symbol *s = list[i];
+
+		if (!usable(s))
+			continue;
+		if (s->bind != STB_LOCAL && !shared)
+			shared = s;
+		else if (s->bind == STB_LOCAL && local && local->vaddr != s->vaddr)
+			several = true;
+		else if (s->bind == STB_LOCAL)
+			local = s;
+	}
+	if (shared && shared->type == STT_GNU_IFUNC)
+		return pe_error_new(PE_ERR_UNSUPPORTED,
+				    "changed code refers to %s, which the shipped binary itself "
+				    "resolves at start (an indirect function)",
+				    symbol->name);
+	if (shared) {
+		fill(ret, PE_SYM_TARGET, symbol, shared->type, shared->vaddr);
+		return NULL;
+	}
+	const struct pe_image_slot *slot = pe_image_find_slot(sel->image, symbol->name, NULL);
+	if (slot) {
+		fill(ret, slot->type == R_X86_64_COPY ? PE_SYM_TARGET : PE_SYM_SLOT, symbol,
+		     slot->symbol_type, slot->vaddr);
+		return NULL;
+	}
+	if (several)
+		return pe_error_new(PE_ERR_UNSUPPORTED,
+				    "changed code refers to %s, a name that several static "
+				    "symbols of the shipped binary have",
+				    symbol->name);
+	if (local)
+		fill(ret, PE_SYM_TARGET, symbol, local->type, local->vaddr);
+	*found = local;
+	return NULL;
+}
+
+/* ---- libraries ---- */
+
+static const char *const library_folders[] = {
+	"/lib/x86_64-linux-gnu",
+	"/usr/lib/x86_64-linux-gnu",
+	"/lib64",
+	"/usr/lib64",
+	"/lib",
+	"/usr/lib",
+};
+
+static struct pe_error *libraries_open(struct pe_sel *sel)
+{
+	size_t count;
+	const char *const *needed = pe_image_needed(sel->image, &count);
+
+	sel->libraries_open = true;
+	sel->libraries_complete = true;
+	sel->libraries = calloc(count + 1, sizeof(struct pe_image *));
+	if (!sel->libraries)
+		return pe_error_nomem();
+	for (size_t i = 0; i < count; i++) {
+		struct pe_image *library = NULL;
+
+		for (size_t f = 0; f < sizeof(library_folders) / sizeof(*library_folders); f++) {
+			pe_auto_free char *path = NULL;
+
+			if (library)
+				break;
+			if (asprintf(&path, "%s/%s", library_folders[f], needed[i]) < 0)
+				return pe_error_nomem();
+			pe_error_free(access(path, R_OK) ? NULL : pe_image_open(path, &library));
+		}
+		if (library)
+			sel->libraries[sel->library_count++] = library;
+		else
+			sel->libraries_complete = false;
+	}
+	return NULL;
+}
+
+void pe_sel_libraries_close(struct pe_sel *sel)
+{
+	for (size_t i = 0; i < sel->library_count; i++)
+		pe_image_close(sel->libraries[i]);
+	free(sel->libraries);
+}
+
+static const struct pe_image_symbol *in_libraries(const struct pe_sel *sel, const char *name)
+{
+	for (size_t i = 0; i < sel->library_count; i++) {
+		size_t count;
+		const struct pe_image_symbol *const *list =
+			pe_image_find(sel->libraries[i], name, &count);
+
+		for (size_t k = 0; k < count; k++) {
+			if (list[k]->source == PE_SOURCE_DYNSYM && list[k]->bind != STB_LOCAL)
+				return list[k];
+		}
+	}
+	return NULL;
+}
+
+struct pe_error *pe_sel_outside(struct pe_sel *sel, const struct pe_object_symbol *symbol,
+				struct pe_sel_dest *ret, bool *found)
+{
+	if (!sel->libraries_open) {
+		struct pe_error *err = libraries_open(sel);
+		if (err)
+			return err;
+	}
+	const struct pe_image_symbol *definition = in_libraries(sel, symbol->name);
+	bool weak = symbol->bind == STB_WEAK;
+
+	*found = definition || weak || !sel->libraries_complete;
+	if (definition)
+		fill(ret, PE_SYM_IMPORT, symbol, definition->type, 0);
+	else
+		fill(ret, weak ? PE_SYM_ZERO : PE_SYM_IMPORT, symbol, symbol->type, 0);
+	/* Which of a library's forms it has is not ours to say: the loader's choice at apply. */
+	if (ret->type == STT_GNU_IFUNC)
+		ret->type = STT_FUNC;
+	return NULL;
+}
+
+/* ---- thread-locals ---- */
+
+struct pe_error *pe_sel_thread_local(struct pe_sel *sel, struct pe_sel_unit *unit,
+				     const struct pe_object_symbol *symbol, struct pe_sel_dest *ret)
+{
+	const struct pe_sel_symbol *s = &unit->symbols[symbol->index];
+	pe_auto_free char *name = pe_demangle(symbol->name);
+	int64_t offset;
+	size_t count;
+
+	if (!name)
+		return pe_error_nomem();
+	if (pe_image_soname(sel->image))
+		return pe_error_new(PE_ERR_UNSUPPORTED,
+				    "%s: changed code uses the thread-local %s of a shared library",
+				    unit->in->source, name);
+	if (s->doubtful || (symbol->section && !s->base))
+		return pe_error_new(PE_ERR_UNSUPPORTED,
+				    "%s: the patch adds the thread-local variable %s: running "
+				    "threads have no room for it",
+				    unit->in->source, name);
+	if (s->base && pe_match_tls_offset(unit->in->match, s->base, &offset)) {
+		fill(ret, PE_SYM_TPOFF, symbol, STT_TLS, (uint64_t)offset);
+		return NULL;
+	}
+	const struct pe_image_symbol *const *list = pe_image_find(sel->image, symbol->name, &count);
+	uint64_t size, align;
+	pe_image_tls(sel->image, &size, &align);
+	const struct pe_image_symbol *only = NULL;
+	size_t found = 0;
+	for (size_t i = 0; i < count; i++) {
+		if (list[i]->type != STT_TLS || (only && only->vaddr == list[i]->vaddr))
+			continue;
+		only = list[i];
+		found++;
+	}
+	if (found != 1)
+		return pe_error_new(PE_ERR_UNSUPPORTED,
+				    "%s: changed code uses the thread-local %s, which %s",
+				    unit->in->source, name,
+				    found ? "several symbols of the shipped binary may be"
+					  : "the shipped binary does not have");
+	/* Variant II: the block ends at the thread pointer (ELF Handling For TLS, 3). */
+	uint64_t block = align > 1 ? (size + align - 1) / align * align : size;
+	fill(ret, PE_SYM_TPOFF, symbol, STT_TLS, only->vaddr - block);
+	return NULL;
+}
