@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What is applied to a process, as its ledgers tell it, in the form that the users print. */
+#include "internal.h"
+
+#include <jansson.h>
+#include <string.h>
+
+#include "engine/cleanup.h"
+
+static char *copy_string(const json_t *object, const char *key)
+{
+	const char *text = json_string_value(json_object_get(object, key));
+
+	return text ? strdup(text) : NULL;
+}
+
+static struct pe_error *read_cves(const json_t *list, struct pe_applied *ret)
+{
+	size_t count = json_array_size(list);
+
+	if (!count)
+		return NULL;
+	ret->cves = calloc(count, sizeof(*ret->cves));
+	if (!ret->cves)
+		return pe_error_nomem();
+	for (size_t i = 0; i < count; i++) {
+		const json_t *item = json_array_get(list, i);
+		struct pe_patch_cve *cve = &ret->cves[ret->cve_count++];
+
+		cve->id = copy_string(item, "id");
+		cve->cvss = copy_string(item, "cvss");
+		cve->url = copy_string(item, "url");
+		if (!cve->id)
+			cve->id = strdup("?");
+	}
+	return NULL;
+}
+
+static struct pe_error *applied_init(const struct pe_target *target, const struct ledger *ledger,
+				     struct pe_applied *ret)
+{
+	const struct ledger_header *h = &ledger->header;
+
+	*ret = (struct pe_applied){
+		.name = strdup(ledger->name),
+		.state = h->variable.state,
+		.level = h->level,
+		.independent = h->flags & LEDGER_INDEPENDENT,
+		.functions = calloc(h->function_count, sizeof(char *)),
+		.build_id = ledger->images[0].build_id,
+		.start = ledger->start,
+		.size = ledger->end - ledger->start,
+		.sequence = h->sequence,
+		.applied_at = h->variable.applied_at,
+		.pause_us = h->variable.pause_us,
+		.inherited = h->pid != pe_target_pid(target) ||
+			     h->start_time != pe_target_start_time(target),
+	};
+	if (!ret->name || !ret->functions)
+		return pe_error_nomem();
+	ret->function_count = h->function_count;
+	for (size_t i = 0; i < ret->function_count; i++) {
+		ret->functions[i] = strdup(ledger->function_names[i]);
+		if (!ret->functions[i])
+			return pe_error_nomem();
+	}
+
+	json_t *root = json_loads(ledger->json, 0, NULL);
+	struct pe_error *err = read_cves(json_object_get(root, "cves"), ret);
+
+	ret->description = copy_string(root, "description");
+	json_decref(root);
+	return err;
+}
+
+struct pe_error *pe_applied_read(const struct pe_target *target, struct pe_applied_list *ret)
+{
+	struct ledgers ledgers;
+
+	*ret = (struct pe_applied_list){ 0 };
+
+	struct pe_error *err = ledgers_read(target, &ledgers);
+	if (err)
+		return err;
+	ret->items = calloc(ledgers.count + 1, sizeof(*ret->items));
+	if (!ret->items)
+		err = pe_error_nomem();
+	for (size_t i = 0; !err && i < ledgers.count; i++)
+		if (ledgers.items[i].complete)
+			err = applied_init(target, &ledgers.items[i], &ret->items[ret->count++]);
+	ledgers_deinit(&ledgers);
+	if (err)
+		pe_applied_list_deinit(ret);
+	return err;
+}
+
+static void applied_deinit(struct pe_applied *applied)
+{
+	for (size_t i = 0; i < applied->cve_count; i++) {
+		free(applied->cves[i].id);
+		free(applied->cves[i].cvss);
+		free(applied->cves[i].url);
+	}
+	for (size_t i = 0; i < applied->function_count; i++)
+		free(applied->functions[i]);
+	free(applied->cves);
+	free(applied->functions);
+	free(applied->description);
+	free(applied->name);
+}
+
+void pe_applied_list_deinit(struct pe_applied_list *list)
+{
+	for (size_t i = 0; i < list->count; i++)
+		applied_deinit(&list->items[i]);
+	free(list->items);
+	*list = (struct pe_applied_list){ 0 };
+}

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Applying: recover what a dead patcher left → plan again under the lock → stage → switch → settle.
+ *
+ * Entries lead straight to the new functions where one write is the commit (a single function) or
+ * where none is needed (independent functions). Otherwise they lead to stubs that obey the commit
+ * word, which is written last.
+ */
+#include "internal.h"
+
+#include <time.h>
+
+#include "engine/cleanup.h"
+
+struct forth {
+	const struct pe_plan *plan;
+	struct ledger *ledger;
+};
+
+static struct pe_error *write_forth(struct pe_target *target, void *ctx)
+{
+	struct forth *forth = ctx;
+	struct ledger *ledger = forth->ledger;
+	struct pe_error *err = NULL;
+
+	for (size_t i = 0; !err && i < ledger->header.function_count; i++)
+		err = pe_target_write(target, ledger->functions[i].patched,
+				      ledger->functions[i].jump, ledger->functions[i].size);
+	if (!err && (ledger->header.flags & LEDGER_SELECT))
+		err = ledger_write_commit(target, ledger, 1);
+	return err;
+}
+
+static const char *function_name(void *ctx, uint32_t tag)
+{
+	struct forth *forth = ctx;
+
+	return forth->plan->patch->functions[tag].name;
+}
+
+static struct pe_error *record(struct pe_target *target, struct ledger *ledger,
+			       const struct pe_switch_result *result)
+{
+	struct ledger_variable *v = &ledger->header.variable;
+
+	v->applied_at = time(NULL);
+	v->pause_us = result->pause_us;
+	v->threads = (uint32_t)result->threads;
+
+	struct pe_error *err = ledger_write_field(target, ledger, applied_at);
+
+	if (!err)
+		err = ledger_write_field(target, ledger, pause_us);
+	if (!err)
+		err = ledger_write_field(target, ledger, threads);
+	return err;
+}
+
+static struct pe_error *settle(struct pe_target *target, struct ledger *ledger,
+			       struct pe_switch_result *result)
+{
+	bool done = true;
+	size_t threads = 0;
+	struct pe_error *err = NULL;
+
+	if (ledger->header.flags & LEDGER_INDEPENDENT) {
+		err = ledger_write_state(target, ledger, PE_STATE_SETTLING);
+		if (!err)
+			err = settled(target, ledger, &done, &threads);
+	}
+	if (!err && done)
+		err = ledger_write_state(target, ledger, PE_STATE_APPLIED);
+	if (!err && !done && threads)
+		note_add(&result->note, "%zu thread%s may still finish a call of the old code",
+			 threads, threads == 1 ? "" : "s");
+	return err;
+}
+
+/* After a switch that failed, perhaps half way: everything back, nothing left behind. */
+static void abandon(struct pe_target *target, struct ledger *ledger)
+{
+	const uint64_t patience_us = 5000000;
+	struct pe_recovery recovery = { 0 };
+	pe_auto_error struct pe_error *err =
+		recover_locked(target, pe_now_us() + patience_us, &recovery);
+
+	pe_recovery_deinit(&recovery);
+}
+
+static struct pe_error *switch_over(struct pe_target *target, const struct pe_plan *plan,
+				    struct ledger *ledger, const struct pe_apply_options *options,
+				    uint64_t deadline, struct pe_switch_result *result)
+{
+	struct forth forth = { .plan = plan, .ledger = ledger };
+	const struct switch_job job = {
+		.ranges = plan->ranges,
+		.range_count = plan->range_count,
+		.match = plan->match,
+		.check = true,
+		.stacks = plan->stacks,
+		.commit = write_forth,
+		.ctx = &forth,
+		.range_name = function_name,
+	};
+	struct pe_error *err = stage_register_unwind(target, ledger, deadline);
+
+	if (!err)
+		err = ledger_write_state(target, ledger, PE_STATE_SWITCHING);
+	if (!err)
+		err = switch_run(target, &job, options, deadline, result, NULL);
+	if (err) {
+		abandon(target, ledger);
+		return err;
+	}
+	report(options, "switched");
+	err = record(target, ledger, result);
+	if (!err)
+		err = settle(target, ledger, result);
+	/* It is applied; what could not be written down will be by the next one. */
+	if (err && err->code != PE_ERR_DIED) {
+		pe_auto_free char *text = pe_error_text(err);
+
+		note_add(&result->note, "%s", text ? text : "?");
+		pe_error_free(err);
+		err = NULL;
+	}
+	return err;
+}
+
+static struct pe_error *check_pause(struct pe_target *target, const struct pe_plan *plan,
+				    const struct pe_apply_options *options,
+				    struct pe_switch_result *result)
+{
+	struct pe_threads threads = { 0 };
+	struct pe_error *err = pe_target_threads(target, &threads);
+
+	if (err)
+		return err;
+	result->predicted_us = predict_pause(&plan->ledgers, threads.count);
+	pe_threads_deinit(&threads);
+	if (options && options->max_pause_us && result->predicted_us > options->max_pause_us)
+		return pe_error_new(PE_ERR_BUSY,
+				    "the pause would be about %lu µs, more than the allowed %lu µs",
+				    (unsigned long)result->predicted_us,
+				    (unsigned long)options->max_pause_us);
+	return NULL;
+}
+
+static struct pe_error *apply_locked(struct pe_target *target, const struct pe_patch *patch,
+				     const struct pe_apply_options *options, uint64_t deadline,
+				     struct pe_switch_result *result)
+{
+	struct pe_recovery recovery = { 0 };
+	struct pe_plan *plan = NULL;
+	struct ledger ledger = { 0 };
+	struct pe_error *err = recover_locked(target, deadline, &recovery);
+
+	if (recovery.text)
+		note_add(&result->note, "%s", recovery.text);
+	pe_recovery_deinit(&recovery);
+	/* What the caller's plan knew may be old: only under the lock is it certain. */
+	if (!err)
+		err = pe_plan_create(target, patch, &plan);
+	if (!err)
+		err = check_pause(target, plan, options, result);
+	if (!err)
+		err = plan_call_resolvers(target, plan, deadline);
+	if (!err) {
+		report(options, "staging %lu bytes", (unsigned long)pe_plan_memory(plan));
+		err = stage(target, plan, deadline, &ledger, &result->note);
+	}
+	if (!err) {
+		if (plan->unwind_note)
+			note_add(&result->note, "%s", plan->unwind_note);
+		report(options, "staged; switching");
+		err = switch_over(target, plan, &ledger, options, deadline, result);
+	}
+	ledger_deinit(&ledger);
+	pe_plan_free(plan);
+	return err;
+}
+
+struct pe_error *pe_apply(struct pe_target *target, const struct pe_plan *plan,
+			  const struct pe_apply_options *options, struct pe_switch_result *result)
+{
+	uint64_t start = pe_now_us(), deadline = options_deadline(options);
+	int lock = -1;
+
+	*result = (struct pe_switch_result){ 0 };
+
+	struct pe_error *err = lock_take(target, &lock);
+
+	if (!err)
+		err = apply_locked(target, plan->patch, options, deadline, result);
+	lock_release(target, &lock);
+	result->operation_us = pe_now_us() - start;
+	/* Whatever failed, that the target is gone explains it. */
+	if (err && err->code != PE_ERR_DIED) {
+		struct pe_error *dead = pe_target_alive(target);
+
+		if (dead) {
+			pe_error_free(err);
+			return dead;
+		}
+	}
+	return err;
+}

@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the files of engine/apply share. Nothing outside the folder includes it.
+ *
+ * A patch lives in the target in one mapping:
+ *
+ *	base ──► text    R-X   far-jump stubs, entry stubs, new functions
+ *	         rodata  R--   constants, unwind tables
+ *	         data    RW-   ledger, GOT, data, bss
+ *
+ * The ledger begins the writable piece, so that a mapping boundary stands before it whatever the
+ * neighbours are: it is found even where the kernel merges anonymous mappings.
+ */
+#ifndef ENGINE_APPLY_INTERNAL_H
+#define ENGINE_APPLY_INTERNAL_H
+
+#include "engine/apply.h"
+#include "engine/arch.h"
+
+#define PE_PAGE 4096UL
+#define MAPPING_PREFIX "/memfd:care:"
+
+static inline uint64_t align_up(uint64_t value, uint64_t align)
+{
+	return (value + align - 1) & ~(align - 1);
+}
+
+/* ---- ledger.c: the layout in the target's memory ---- */
+
+#define LEDGER_VERSION 1
+#define LEDGER_MAGIC 0x3152474445524143ULL   /* "CAREDGR1": complete */
+#define LEDGER_PARTIAL 0x3050474445524143ULL /* "CAREDGP0": being written, or its writer died */
+
+enum ledger_flags {
+	LEDGER_INDEPENDENT = 1,
+	LEDGER_SELECT = 2, /* entries lead to stubs that obey the commit word */
+};
+
+/* How far the registration of unwind tables has come; written by the stubs in the target. */
+enum ledger_unwind {
+	UNWIND_NONE,
+	UNWIND_REGISTERING,
+	UNWIND_REGISTERED,
+	UNWIND_DEREGISTERING,
+	UNWIND_DEREGISTERED,
+};
+
+/* What changes during the life of a patch; not covered by the checksum. */
+struct ledger_variable {
+	uint32_t commit;  /* 0: old functions, 1: new ones (LEDGER_SELECT) */
+	uint32_t state;	  /* enum pe_state */
+	uint32_t unwind;  /* enum ledger_unwind */
+	uint32_t threads; /* that the switch stopped */
+	int64_t applied_at;
+	uint64_t pause_us;
+};
+
+struct ledger_header {
+	uint64_t magic; /* written last */
+	uint32_t version;
+	uint32_t constant_size;		  /* header, tables and text, bytes */
+	uint8_t checksum[PE_SHA256_SIZE]; /* of them, with magic, checksum and variable as zeros */
+	uint64_t base;			  /* of the mapping */
+	uint64_t text_size;		  /* bytes; pages */
+	uint64_t rodata_size;
+	uint64_t data_size;
+	uint64_t start_time; /* of the process that was patched */
+	int32_t pid;
+	uint32_t level;
+	uint32_t flags; /* enum ledger_flags */
+	uint32_t function_count;
+	uint32_t range_count;
+	uint32_t image_count;
+	uint32_t start_count;
+	uint32_t json_size; /* name, description, CVEs, function names */
+	uint32_t machine;
+	uint32_t reserved;
+	uint64_t sequence;
+	uint64_t register_stub; /* 0: no unwind tables to register */
+	uint64_t deregister_stub;
+	uint64_t eh_frame, eh_frame_size;
+	uint8_t patch_sha256[PE_SHA256_SIZE]; /* of the patch file */
+	struct ledger_variable variable;
+};
+
+/* One replaced function. */
+struct ledger_function {
+	uint64_t entry;
+	uint64_t patched; /* where the bytes were overwritten: behind endbr64 */
+	uint64_t target;  /* where our jump leads */
+	uint32_t size;	  /* bytes overwritten */
+	uint32_t image;	  /* index */
+	uint8_t original[PE_JUMP_MAX];
+	uint8_t jump[PE_JUMP_MAX];
+};
+
+/* A piece of the old code of a function. */
+struct ledger_range {
+	uint64_t start, end;
+	uint32_t function;
+	uint32_t reserved;
+};
+
+struct ledger_image {
+	uint64_t start, end;
+	struct pe_build_id build_id;
+};
+
+/* A mapping of ours, with what its ledger says. */
+struct ledger {
+	uint64_t start, end; /* of the mapping */
+	uint64_t address;    /* of the ledger; 0 when there is none to be read */
+	bool complete;	     /* magic and everything checked; else only start and end count */
+	struct ledger_header header;
+	struct ledger_function *functions;
+	struct ledger_range *ranges;
+	struct ledger_image *images;
+	uint64_t *starts; /* of all functions in its text: what a function pointer may hold */
+	char *json;
+	char *name; /* from the ledger, or from the mapping when incomplete */
+	char **function_names;
+};
+
+struct ledgers {
+	struct ledger *items; /* by sequence, incomplete ones first */
+	size_t count;
+};
+
+/*
+ * Every mapping of ours in the process. FORMAT when a complete ledger contradicts itself or the
+ * process: what it says cannot be trusted then, and neither can the code.
+ */
+struct pe_error *ledgers_read(const struct pe_target *target, struct ledgers *ret) pe_must_check;
+void ledgers_deinit(struct ledgers *ledgers);
+/* The live patch of that name: staged to reverting; NULL when there is none. */
+struct ledger *ledgers_find(const struct ledgers *ledgers, const char *name);
+/* True when its jumps may stand at the entries. */
+bool ledger_is_live(const struct ledger *ledger);
+uint64_t ledger_variable_address(const struct ledger *ledger, size_t offset);
+struct pe_error *ledger_write_state(struct pe_target *target, struct ledger *ledger,
+				    enum pe_state state) pe_must_check;
+struct pe_error *ledger_write_commit(struct pe_target *target, struct ledger *ledger,
+				     uint32_t value) pe_must_check;
+void ledger_checksum(const void *constant, size_t size, uint8_t out[PE_SHA256_SIZE]);
+
+#define ledger_write_field(target, ledger, field)                                                 \
+	pe_target_write(target,                                                                   \
+			ledger_variable_address(ledger, offsetof(struct ledger_variable, field)), \
+			&(ledger)->header.variable.field, sizeof((ledger)->header.variable.field))
+
+/* ---- plan.c ---- */
+
+struct plan_function {
+	const struct pe_patch_function *function;
+	uint64_t bias;
+	uint64_t entry, patched;
+	uint8_t code[256];	       /* displaced instructions as they should be, unpatched */
+	uint8_t original[PE_JUMP_MAX]; /* what stands there now */
+	bool stacked;		       /* an applied patch's jump stands there */
+	uint64_t below;		       /* where that jump leads */
+};
+
+/* Where everything lies relative to the base of the mapping; known before there is a base. */
+struct layout {
+	uint64_t text_size, rodata_size, data_size; /* pages */
+	uint64_t *sections;			    /* offset of each section of the patch */
+	uint64_t *got;				    /* offset of each symbol's slot, or 0 */
+	uint64_t *plt;	   /* offset of each symbol's far-jump stub, or 0 */
+	uint64_t *entries; /* offset of each function's entry stub, or 0 */
+	uint64_t *moved;   /* offset of each function's moved instructions, or 0 */
+	uint64_t ledger;
+	uint64_t ledger_size;	/* bytes */
+	uint64_t unwind_object; /* 64 bytes for libgcc; 0 when there is nothing to register */
+	uint64_t register_stub, deregister_stub;
+	uint64_t eh_frame, eh_frame_size;
+};
+
+struct pe_plan {
+	const struct pe_patch *patch;
+	const struct pe_arch *arch;
+	uint8_t patch_sha256[PE_SHA256_SIZE];
+	struct pe_loaded_images images;
+	const struct pe_loaded_image **targets; /* per target of the patch */
+	struct plan_function *functions;
+	struct pe_plan_function *shown;
+	struct ledgers ledgers;
+	uint64_t sequence;
+	bool select; /* entries through stubs and the commit word */
+	bool stacks; /* check stacks, not only program counters */
+	enum pe_range_match match;
+	struct pe_range *ranges; /* what must be free; tag: function */
+	size_t range_count;
+	uint64_t *values; /* of symbols; of the resolver while ifunc[i] */
+	bool *ifunc;
+	uint64_t register_function, deregister_function; /* libgcc's; 0 when not to be used */
+	const char *unwind_note;			 /* why not, or NULL */
+	char *ledger_json;
+	struct layout layout;
+};
+
+/* ---- verify.c ---- */
+
+/* Checks the original bytes of every range; fills functions[]. */
+struct pe_error *plan_verify_bytes(struct pe_target *target, struct pe_plan *plan) pe_must_check;
+
+/* ---- symbols.c ---- */
+
+struct pe_error *plan_resolve_symbols(struct pe_target *target, struct pe_plan *plan) pe_must_check;
+struct pe_error *plan_resolve_unwind(struct pe_target *target, struct pe_plan *plan) pe_must_check;
+/* Calls the resolvers of indirect functions in the target. */
+struct pe_error *plan_call_resolvers(struct pe_target *target, struct pe_plan *plan,
+				     uint64_t deadline) pe_must_check;
+
+/* ---- layout.c ---- */
+
+struct pe_error *layout_init(struct pe_plan *plan) pe_must_check;
+void layout_deinit(struct layout *layout);
+uint64_t layout_size(const struct layout *layout);
+/* The contents of the whole mapping as they must be at @base; magic is LEDGER_PARTIAL. */
+struct pe_error *layout_build(struct pe_target *target, const struct pe_plan *plan, uint64_t base,
+			      uint8_t **ret) pe_must_check;
+
+/* ---- room.c ---- */
+
+/* A free address range for @size bytes within reach of the plan's images. */
+struct pe_error *room_find(const struct pe_maps *maps, const struct pe_plan *plan, uint64_t size,
+			   uint64_t *ret) pe_must_check;
+
+/* ---- stage.c ---- */
+
+/* pe_inject_begin, again and again until it works or @deadline (pe_now_us) has passed. */
+struct pe_error *inject_begin_until(struct pe_target *target, enum pe_inject_for purpose,
+				    uint64_t deadline, struct pe_injector **ret) pe_must_check;
+/*
+ * Maps the patch; its state is STAGED then, and *ret is a copy of its ledger. @note gets a line for
+ * each fallback taken.
+ */
+struct pe_error *stage(struct pe_target *target, const struct pe_plan *plan, uint64_t deadline,
+		       struct ledger *ret, char **note) pe_must_check;
+/* Registers the unwind tables of a staged patch. */
+struct pe_error *stage_register_unwind(struct pe_target *target, struct ledger *ledger,
+				       uint64_t deadline) pe_must_check;
+/* And takes that back, when it was done. BUSY when the target is still inside libgcc for us. */
+struct pe_error *stage_deregister_unwind(struct pe_target *target, struct ledger *ledger,
+					 uint64_t deadline) pe_must_check;
+/* Deregisters unwind tables and unmaps; nothing may run or refer to it any more. */
+struct pe_error *unstage(struct pe_target *target, struct ledger *ledger,
+			 uint64_t deadline) pe_must_check;
+void ledger_deinit(struct ledger *ledger);
+
+/* ---- switch.c ---- */
+
+/* What a stop saw besides what it was made for. */
+struct stop_view {
+	bool text_free; /* no thread runs in, or returns to, the patch's code */
+	bool data_free; /* no register holds an address of the mapping */
+	uint64_t *sps;	/* stack pointers of all threads */
+	size_t sp_count;
+};
+
+void stop_view_deinit(struct stop_view *view);
+
+struct switch_job {
+	const struct pe_range *ranges;
+	size_t range_count;
+	enum pe_range_match match;
+	bool check; /* false: nothing needs to be free */
+	bool stacks;
+	/* The commit; a few writes. */
+	struct pe_error *(*commit)(struct pe_target *target, void *ctx);
+	void *ctx;
+	const struct ledger *watch; /* fill the view for this mapping; may be NULL */
+	const char *(*range_name)(void *ctx, uint32_t tag);
+};
+
+/* Waits for a free moment, stops, checks, commits, resumes (DESIGN 6). */
+struct pe_error *switch_run(struct pe_target *target, const struct switch_job *job,
+			    const struct pe_apply_options *options, uint64_t deadline,
+			    struct pe_switch_result *result, struct stop_view *view) pe_must_check;
+uint64_t predict_pause(const struct ledgers *ledgers, size_t threads);
+void report(const struct pe_apply_options *options, const char *fmt, ...) pe_printf(2, 3);
+void note_add(char **note, const char *fmt, ...) pe_printf(2, 3);
+uint64_t options_deadline(const struct pe_apply_options *options);
+
+/* ---- revert.c ---- */
+
+/* Brings the bytes of the entries back in a stop; state is REVERTED after it. */
+struct pe_error *switch_back(struct pe_target *target, struct ledger *ledger, bool must_be_free,
+			     const struct pe_apply_options *options, uint64_t deadline,
+			     struct pe_switch_result *result, struct stop_view *view) pe_must_check;
+
+/* ---- release.c ---- */
+
+/*
+ * Unmaps a reverted patch when nothing refers to it any more; otherwise leaves it and says why in
+ * *kept (owned; NULL when it was unmapped). @view of the stop that reverted it, or NULL.
+ */
+struct pe_error *release(struct pe_target *target, struct ledger *ledger,
+			 const struct stop_view *view, uint64_t deadline,
+			 char **kept) pe_must_check;
+/* True when no thread is left in the old code of an applied patch. Stops nobody. */
+struct pe_error *settled(const struct pe_target *target, const struct ledger *ledger, bool *ret,
+			 size_t *threads) pe_must_check;
+
+/* ---- recover.c, lock.c ---- */
+
+struct pe_error *recover_locked(struct pe_target *target, uint64_t deadline,
+				struct pe_recovery *ret) pe_must_check;
+/* One patcher at a time a process; BUSY with the other's pid. */
+struct pe_error *lock_take(const struct pe_target *target, int *ret) pe_must_check;
+void lock_release(const struct pe_target *target, int *fd);
+
+#endif

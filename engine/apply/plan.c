@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The plan: everything that can be known and refused without touching the target.
+ *
+ *	images by build-id → what is applied → original bytes → outside symbols → layout → room
+ *	→ a trial link at that room.
+ */
+#include "internal.h"
+
+#include <jansson.h>
+#include <libgen.h>
+#include <openssl/sha.h>
+#include <string.h>
+
+#include "engine/cleanup.h"
+
+enum { MAX_DESCRIPTION = 1000, MAX_CVES = 64 };
+
+void pe_plan_free(struct pe_plan *plan)
+{
+	if (!plan)
+		return;
+	pe_loaded_images_deinit(&plan->images);
+	ledgers_deinit(&plan->ledgers);
+	layout_deinit(&plan->layout);
+	free(plan->targets);
+	free(plan->functions);
+	free(plan->shown);
+	free(plan->ranges);
+	free(plan->values);
+	free(plan->ifunc);
+	free(plan->ledger_json);
+	free(plan);
+}
+
+const struct pe_plan_function *pe_plan_functions(const struct pe_plan *plan, size_t *count)
+{
+	*count = plan->patch->function_count;
+	return plan->shown;
+}
+
+const struct pe_patch *pe_plan_patch(const struct pe_plan *plan)
+{
+	return plan->patch;
+}
+
+uint64_t pe_plan_memory(const struct pe_plan *plan)
+{
+	return layout_size(&plan->layout);
+}
+
+bool pe_plan_needs_stacks(const struct pe_plan *plan)
+{
+	return plan->stacks;
+}
+
+/* ---- images ---- */
+
+static bool same_file_name(const char *path, const char *name)
+{
+	const char *slash = strrchr(path, '/');
+	const char *file = slash ? slash + 1 : path;
+	size_t length = strlen(name);
+
+	return !strncmp(file, name, length) && (!file[length] || file[length] == ' ');
+}
+
+/* Another build of what the patch is for, to be named in the refusal; or NULL. */
+static const struct pe_loaded_image *find_other_build(const struct pe_loaded_images *images,
+						      const struct pe_patch_target *wanted)
+{
+	for (size_t i = 0; i < images->count; i++)
+		if (wanted->is_program ? images->items[i].is_program
+				       : same_file_name(images->items[i].path, wanted->name))
+			return &images->items[i];
+	return NULL;
+}
+
+static struct pe_error *other_build(const struct pe_plan *plan,
+				    const struct pe_patch_target *wanted)
+{
+	const struct pe_loaded_image *found = find_other_build(&plan->images, wanted);
+	char wanted_id[2 * PE_BUILD_ID_MAX + 1], found_id[2 * PE_BUILD_ID_MAX + 1];
+
+	pe_build_id_hex(&wanted->build_id, wanted_id);
+	if (!found)
+		return pe_error_new(PE_ERR_MISMATCH,
+				    "the patch is for %s with build-id %s, which is not loaded in "
+				    "the process",
+				    wanted->name, wanted_id);
+	pe_build_id_hex(&found->build_id, found_id);
+	return pe_error_new(PE_ERR_MISMATCH,
+			    "the patch is for %s with build-id %s, the process runs build-id %s "
+			    "(%s)",
+			    wanted->name, wanted_id, *found_id ? found_id : "(none)",
+			    found->path ? found->path : "?");
+}
+
+static struct pe_error *find_images(struct pe_target *target, struct pe_plan *plan)
+{
+	const struct pe_patch *patch = plan->patch;
+	struct pe_error *err = pe_target_images(target, &plan->images);
+
+	if (err)
+		return err;
+	plan->targets = calloc(patch->target_count, sizeof(*plan->targets));
+	if (!plan->targets)
+		return pe_error_nomem();
+	for (size_t i = 0; i < patch->target_count; i++) {
+		const struct pe_patch_target *wanted = &patch->targets[i];
+
+		plan->targets[i] = pe_loaded_images_find(&plan->images, &wanted->build_id);
+		if (!plan->targets[i])
+			return other_build(plan, wanted);
+		if (wanted->machine != patch->targets[0].machine)
+			return pe_error_new(PE_ERR_UNSUPPORTED,
+					    "the patch names two kinds of processors");
+	}
+	plan->arch = pe_arch_find(patch->targets[0].machine);
+	if (!plan->arch)
+		return pe_error_new(PE_ERR_UNSUPPORTED,
+				    "this program cannot patch processor type %u",
+				    patch->targets[0].machine);
+	return NULL;
+}
+
+/* ---- what is applied already ---- */
+
+static struct pe_error *check_applied(struct pe_target *target, struct pe_plan *plan)
+{
+	pe_auto_free void *bytes = NULL;
+	size_t size;
+	struct pe_error *err = pe_patch_serialize(plan->patch, &bytes, &size);
+
+	if (err)
+		return err;
+	SHA256(bytes, size, plan->patch_sha256);
+	err = ledgers_read(target, &plan->ledgers);
+	if (err)
+		return err;
+	for (size_t i = 0; i < plan->ledgers.count; i++)
+		if (plan->ledgers.items[i].header.sequence > plan->sequence)
+			plan->sequence = plan->ledgers.items[i].header.sequence;
+	plan->sequence++;
+
+	const struct ledger *same = ledgers_find(&plan->ledgers, plan->patch->name);
+
+	if (!same || (same->header.variable.state != PE_STATE_APPLIED &&
+		      same->header.variable.state != PE_STATE_SETTLING))
+		return NULL;
+	if (!memcmp(same->header.patch_sha256, plan->patch_sha256, sizeof(plan->patch_sha256)))
+		return pe_error_new(PE_ERR_NOTHING, "patch %s is already applied to process %d",
+				    same->name, pe_target_pid(target));
+	return pe_error_new(PE_ERR_UNSUPPORTED,
+			    "another patch with the name %s (level %u) is applied to process %d: "
+			    "revert it first",
+			    same->name, same->header.level, pe_target_pid(target));
+}
+
+/* ---- functions and ranges ---- */
+
+static struct pe_error *find_functions(struct pe_plan *plan)
+{
+	const struct pe_patch *patch = plan->patch;
+
+	plan->functions = calloc(patch->function_count, sizeof(*plan->functions));
+	plan->shown = calloc(patch->function_count, sizeof(*plan->shown));
+	if (!plan->functions || !plan->shown)
+		return pe_error_nomem();
+	for (size_t i = 0; i < patch->function_count; i++) {
+		const struct pe_patch_function *function = &patch->functions[i];
+		struct plan_function *f = &plan->functions[i];
+
+		f->function = function;
+		f->bias = plan->targets[function->target]->bias;
+		f->entry = f->bias + function->ranges[0].vaddr;
+		f->patched = f->entry + function->entry_skip;
+		if (function->entry_size < plan->arch->jump_size ||
+		    function->entry_skip + (uint64_t)function->entry_size >
+			    function->ranges[0].size)
+			return pe_error_new(PE_ERR_UNSUPPORTED, "%s is too short for a jump",
+					    function->name);
+	}
+	return NULL;
+}
+
+static void show_functions(struct pe_plan *plan)
+{
+	for (size_t i = 0; i < plan->patch->function_count; i++) {
+		const struct pe_patch_function *function = &plan->patch->functions[i];
+		struct pe_plan_function *shown = &plan->shown[i];
+
+		*shown = (struct pe_plan_function){
+			.name = function->name,
+			.entry = plan->functions[i].entry,
+			.new_size = plan->patch->symbols[function->symbol].size,
+			.patched_already = plan->functions[i].stacked,
+		};
+		for (size_t r = 0; r < function->range_count; r++)
+			shown->size += function->ranges[r].size;
+	}
+}
+
+static struct pe_error *add_range(struct pe_plan *plan, uint64_t start, uint64_t end, size_t tag)
+{
+	struct pe_range *ranges = realloc(plan->ranges, (plan->range_count + 1) * sizeof(*ranges));
+
+	if (!ranges)
+		return pe_error_nomem();
+	plan->ranges = ranges;
+	ranges[plan->range_count++] =
+		(struct pe_range){ .start = start, .end = end, .tag = (uint32_t)tag };
+	return NULL;
+}
+
+/* Code of earlier patches for the same function is old code too, whether it is still reached or
+ * only still on stacks. */
+static struct pe_error *add_older_patches(struct pe_plan *plan, size_t i)
+{
+	for (size_t l = 0; l < plan->ledgers.count; l++) {
+		const struct ledger *ledger = &plan->ledgers.items[l];
+
+		for (size_t f = 0; ledger->complete && f < ledger->header.function_count; f++) {
+			if (ledger->functions[f].entry != plan->functions[i].entry)
+				continue;
+			struct pe_error *err = add_range(
+				plan, ledger->start, ledger->start + ledger->header.text_size, i);
+			if (err)
+				return err;
+		}
+	}
+	return NULL;
+}
+
+static struct pe_error *collect_ranges(struct pe_plan *plan)
+{
+	const struct pe_patch *patch = plan->patch;
+	struct pe_error *err = NULL;
+
+	plan->select = !patch->independent && patch->function_count > 1;
+	plan->stacks = !patch->independent;
+	plan->match = patch->independent ? PE_MATCH_INTERIOR : PE_MATCH_BODY;
+	for (size_t i = 0; !err && i < patch->function_count; i++) {
+		const struct pe_patch_function *function = &patch->functions[i];
+		const struct plan_function *f = &plan->functions[i];
+
+		if (patch->independent) {
+			plan->stacks |= function->displaced_call;
+			err = add_range(plan, f->patched, f->patched + function->entry_size, i);
+			continue;
+		}
+		for (size_t r = 0; !err && r < function->range_count; r++) {
+			uint64_t start = f->bias + function->ranges[r].vaddr;
+
+			err = add_range(plan, start, start + function->ranges[r].size, i);
+		}
+		if (!err)
+			err = add_older_patches(plan, i);
+	}
+	return err;
+}
+
+/* ---- the words that the ledger keeps ---- */
+
+static json_t *json_cves(const struct pe_patch *patch)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < patch->cve_count && i < MAX_CVES; i++)
+		json_array_append_new(list, json_pack("{s:s, s:s*, s:s*}", "id", patch->cves[i].id,
+						      "cvss", patch->cves[i].cvss, "url",
+						      patch->cves[i].url));
+	return list;
+}
+
+static struct pe_error *make_ledger_json(struct pe_plan *plan)
+{
+	const struct pe_patch *patch = plan->patch;
+	json_t *functions = json_array();
+	json_t *root = json_pack("{s:s, s:o, s:o}", "name", patch->name, "cves", json_cves(patch),
+				 "functions", functions);
+	const char *description = patch->description ? patch->description : "";
+	size_t length = strnlen(description, MAX_DESCRIPTION);
+
+	/* Cut long texts between characters, not inside one. */
+	while (length && ((uint8_t)description[length] & 0xc0) == 0x80)
+		length--;
+	if (length)
+		json_object_set_new(root, "description", json_stringn(description, length));
+	for (size_t i = 0; i < patch->function_count; i++)
+		json_array_append_new(functions, json_string(patch->functions[i].name));
+	plan->ledger_json = root ? json_dumps(root, JSON_COMPACT) : NULL;
+	json_decref(root);
+	return plan->ledger_json ? NULL : pe_error_nomem();
+}
+
+/* ---- all of it ---- */
+
+/* Links at a place that would do now: whatever does not fit is found before anything is touched. */
+static struct pe_error *trial_link(struct pe_target *target, struct pe_plan *plan)
+{
+	struct pe_maps maps = { 0 };
+	uint64_t base;
+	pe_auto_free uint8_t *bytes = NULL;
+	struct pe_error *err = pe_target_maps(target, &maps);
+
+	if (!err)
+		err = room_find(&maps, plan, layout_size(&plan->layout), &base);
+	if (!err)
+		err = layout_build(target, plan, base, &bytes);
+	pe_maps_deinit(&maps);
+	return err;
+}
+
+static struct pe_error *plan_fill(struct pe_target *target, struct pe_plan *plan)
+{
+	struct pe_error *(*const steps[])(struct pe_target *, struct pe_plan *) = {
+		plan_verify_bytes,
+		plan_resolve_symbols,
+		plan_resolve_unwind,
+	};
+	struct pe_error *err = find_images(target, plan);
+
+	if (!err)
+		err = check_applied(target, plan);
+	if (!err)
+		err = find_functions(plan);
+	for (size_t i = 0; !err && i < sizeof(steps) / sizeof(*steps); i++)
+		err = steps[i](target, plan);
+	if (!err)
+		err = collect_ranges(plan);
+	if (!err)
+		err = make_ledger_json(plan);
+	if (!err)
+		err = layout_init(plan);
+	if (!err)
+		err = trial_link(target, plan);
+	if (!err)
+		show_functions(plan);
+	return err;
+}
+
+struct pe_error *pe_plan_create(struct pe_target *target, const struct pe_patch *patch,
+				struct pe_plan **ret)
+{
+	struct pe_error *err = pe_target_alive(target);
+	pid_t tracer = err ? 0 : pe_target_tracer(target);
+
+	if (err)
+		return err;
+	if (tracer)
+		return pe_error_new(PE_ERR_BUSY,
+				    "process %d is being traced by process %d (a debugger?)",
+				    pe_target_pid(target), tracer);
+
+	struct pe_plan *plan = calloc(1, sizeof(*plan));
+
+	if (!plan)
+		return pe_error_nomem();
+	plan->patch = patch;
+	err = plan_fill(target, plan);
+	if (err) {
+		pe_plan_free(plan);
+		return err;
+	}
+	*ret = plan;
+	return NULL;
+}
+
+struct pe_error *pe_plan_predict(struct pe_target *target, const struct pe_plan *plan,
+				 struct pe_stack_hits *blockers, uint64_t *pause_us)
+{
+	struct pe_maps maps = { 0 };
+	struct pe_threads threads = { 0 };
+	size_t unknown;
+	struct pe_error *err = pe_target_maps(target, &maps);
+
+	*blockers = (struct pe_stack_hits){ 0 };
+	if (!err && plan->stacks)
+		err = pe_stack_predict(target, &maps, plan->ranges, plan->range_count, plan->match,
+				       blockers, &unknown);
+	if (!err)
+		err = pe_target_threads(target, &threads);
+	if (!err)
+		*pause_us = predict_pause(&plan->ledgers, threads.count);
+	pe_threads_deinit(&threads);
+	pe_maps_deinit(&maps);
+	return err;
+}

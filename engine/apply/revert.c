@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Reverting: the bytes of the entries come back in a stop.
+ *
+ * The commit of a patch with a commit word is that word; that of one without is its entries. The
+ * state REVERTING stands in the ledger before anything is written, so that whoever comes next
+ * knows which way to go: the word cleared or an entry restored means on, otherwise back.
+ */
+#include "internal.h"
+
+#include <string.h>
+
+#include "engine/cleanup.h"
+
+enum entry_bytes { ENTRY_OURS, ENTRY_ORIGINAL };
+
+struct back {
+	struct ledger *ledger;
+	enum entry_bytes *entries;
+};
+
+static struct pe_error *write_back(struct pe_target *target, void *ctx)
+{
+	struct back *back = ctx;
+	struct ledger *ledger = back->ledger;
+	struct pe_error *err = NULL;
+
+	if (ledger->header.flags & LEDGER_SELECT)
+		err = ledger_write_commit(target, ledger, 0);
+	for (size_t i = 0; !err && i < ledger->header.function_count; i++)
+		if (back->entries[i] == ENTRY_OURS)
+			err = pe_target_write(target, ledger->functions[i].patched,
+					      ledger->functions[i].original,
+					      ledger->functions[i].size);
+	return err;
+}
+
+static const char *text_name(void *ctx, uint32_t tag)
+{
+	struct back *back = ctx;
+
+	/* The whole text of the patch is one range; with one function its name says more. */
+	return back->ledger->header.function_count == 1 ? back->ledger->function_names[0]
+							: back->ledger->name;
+}
+
+static struct pe_error *read_entries(struct pe_target *target, const struct ledger *ledger,
+				     enum entry_bytes *entries)
+{
+	for (size_t i = 0; i < ledger->header.function_count; i++) {
+		const struct ledger_function *f = &ledger->functions[i];
+		uint8_t bytes[PE_JUMP_MAX];
+		struct pe_error *err = pe_target_read(target, f->patched, bytes, f->size);
+
+		if (err)
+			return err;
+		if (!memcmp(bytes, f->jump, f->size))
+			entries[i] = ENTRY_OURS;
+		else if (!memcmp(bytes, f->original, f->size))
+			entries[i] = ENTRY_ORIGINAL;
+		else
+			return pe_error_new(PE_ERR_UNSUPPORTED,
+					    "the entry of %s (0x%lx) was changed by somebody else: "
+					    "%02x %02x %02x",
+					    ledger->function_names[i], (unsigned long)f->patched,
+					    bytes[0], bytes[1], bytes[2]);
+	}
+	return NULL;
+}
+
+struct pe_error *switch_back(struct pe_target *target, struct ledger *ledger, bool must_be_free,
+			     const struct pe_apply_options *options, uint64_t deadline,
+			     struct pe_switch_result *result, struct stop_view *view)
+{
+	const struct pe_range text = { .start = ledger->start,
+				       .end = ledger->start + ledger->header.text_size };
+	pe_auto_free enum entry_bytes *entries =
+		calloc(ledger->header.function_count, sizeof(*entries));
+	struct back back = { .ledger = ledger, .entries = entries };
+	const struct switch_job job = {
+		.ranges = &text,
+		.range_count = 1,
+		.match = PE_MATCH_BODY,
+		.check = must_be_free,
+		.stacks = true,
+		.commit = write_back,
+		.ctx = &back,
+		.watch = ledger,
+		.range_name = text_name,
+	};
+	enum pe_state before = ledger->header.variable.state;
+	struct pe_error *err = entries ? read_entries(target, ledger, entries) : pe_error_nomem();
+
+	if (!err)
+		err = ledger_write_state(target, ledger, PE_STATE_REVERTING);
+	if (err)
+		return err;
+	err = switch_run(target, &job, options, deadline, result, view);
+	if (!err)
+		return ledger_write_state(target, ledger, PE_STATE_REVERTED);
+	if (err->code == PE_ERR_BUSY)
+		pe_error_free(ledger_write_state(target, ledger, before));
+	return err;
+}
+
+/* A later patch that has overwritten an entry of this one, or NULL. */
+static const struct ledger *standing_on(const struct ledgers *ledgers, const struct ledger *below)
+{
+	for (size_t i = 0; i < ledgers->count; i++) {
+		const struct ledger *above = &ledgers->items[i];
+
+		if (!ledger_is_live(above) || above->header.sequence <= below->header.sequence)
+			continue;
+		for (size_t a = 0; a < above->header.function_count; a++)
+			for (size_t b = 0; b < below->header.function_count; b++)
+				if (above->functions[a].patched == below->functions[b].patched)
+					return above;
+	}
+	return NULL;
+}
+
+static struct pe_error *revert_ledger(struct pe_target *target, struct ledger *ledger,
+				      const struct pe_apply_options *options, uint64_t deadline,
+				      struct pe_switch_result *result)
+{
+	struct stop_view view = { 0 };
+	bool must_be_free = !(ledger->header.flags & LEDGER_INDEPENDENT);
+	pe_auto_free char *kept = NULL;
+
+	report(options, "reverting %s", ledger->name);
+	struct pe_error *err =
+		switch_back(target, ledger, must_be_free, options, deadline, result, &view);
+
+	if (!err) {
+		report(options, "reverted; releasing its memory");
+		err = release(target, ledger, &view, deadline, &kept);
+	}
+	if (!err && kept) {
+		result->memory_kept = true;
+		note_add(&result->note, "its memory (%lu bytes) stays for now: %s",
+			 (unsigned long)(ledger->end - ledger->start), kept);
+	}
+	stop_view_deinit(&view);
+	return err;
+}
+
+static struct pe_error *revert_locked(struct pe_target *target, const char *name,
+				      const struct pe_apply_options *options, uint64_t deadline,
+				      struct pe_switch_result *result)
+{
+	struct pe_recovery recovery = { 0 };
+	struct ledgers ledgers = { 0 };
+	struct pe_error *err = recover_locked(target, deadline, &recovery);
+
+	if (recovery.text)
+		note_add(&result->note, "%s", recovery.text);
+	pe_recovery_deinit(&recovery);
+	if (!err)
+		err = ledgers_read(target, &ledgers);
+	if (err)
+		return err;
+
+	struct ledger *ledger = ledgers_find(&ledgers, name);
+	const struct ledger *above = ledger ? standing_on(&ledgers, ledger) : NULL;
+
+	if (!ledger)
+		err = pe_error_new(PE_ERR_NOTHING, "no patch %s is applied to process %d", name,
+				   pe_target_pid(target));
+	else if (above)
+		err = pe_error_new(PE_ERR_BUSY, "patch %s stands on %s: revert it first",
+				   above->name, name);
+	else {
+		result->predicted_us = predict_pause(&ledgers, ledger->header.variable.threads);
+		err = revert_ledger(target, ledger, options, deadline, result);
+	}
+	ledgers_deinit(&ledgers);
+	return err;
+}
+
+struct pe_error *pe_revert(struct pe_target *target, const char *name,
+			   const struct pe_apply_options *options, struct pe_switch_result *result)
+{
+	uint64_t start = pe_now_us(), deadline = options_deadline(options);
+	int lock = -1;
+
+	*result = (struct pe_switch_result){ 0 };
+
+	struct pe_error *err = pe_target_alive(target);
+	pid_t tracer = err ? 0 : pe_target_tracer(target);
+
+	if (!err && tracer)
+		err = pe_error_new(PE_ERR_BUSY,
+				   "process %d is being traced by process %d (a debugger?)",
+				   pe_target_pid(target), tracer);
+	if (!err)
+		err = lock_take(target, &lock);
+	if (!err)
+		err = revert_locked(target, name, options, deadline, result);
+	lock_release(target, &lock);
+	result->operation_us = pe_now_us() - start;
+	return err;
+}

@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The switch: find a moment when nobody is in the way, and commit in it.
+ *
+ *	predict (stops nobody) → looks free? → stop all → check → commit → resume
+ *	            ▲                 │no                   │somebody is there
+ *	            └── back off ◄────┴─────────────────────┘
+ *
+ * The prediction is conservative: a stale word on a stack looks like a return address for ever. So
+ * from time to time a stop is tried although it does not look free: there stacks are unwound.
+ */
+#include "internal.h"
+
+#include <stdarg.h>
+#include <string.h>
+
+#include "engine/cleanup.h"
+
+static const uint64_t default_timeout_us = 30000000;
+static const unsigned int first_blind_stop = 3, predictions_per_stop = 10;
+static const useconds_t first_wait_us = 1000, longest_wait_us = 50000;
+static const size_t named_blockers = 5;
+
+uint64_t options_deadline(const struct pe_apply_options *options)
+{
+	uint64_t timeout =
+		options && options->timeout_us ? options->timeout_us : default_timeout_us;
+
+	return pe_now_us() + timeout;
+}
+
+void report(const struct pe_apply_options *options, const char *fmt, ...)
+{
+	pe_auto_free char *text = NULL;
+	va_list ap;
+
+	if (!options || !options->progress)
+		return;
+	va_start(ap, fmt);
+	if (vasprintf(&text, fmt, ap) >= 0)
+		options->progress(options->progress_ctx, text);
+	va_end(ap);
+}
+
+void note_add(char **note, const char *fmt, ...)
+{
+	pe_auto_free char *text = NULL;
+	char *joined;
+	va_list ap;
+
+	va_start(ap, fmt);
+	int length = vasprintf(&text, fmt, ap);
+	va_end(ap);
+	if (length < 0)
+		return;
+	if (asprintf(&joined, "%s%s%s", *note ? *note : "", *note ? "; " : "", text) < 0)
+		return;
+	free(*note);
+	*note = joined;
+}
+
+uint64_t predict_pause(const struct ledgers *ledgers, size_t threads)
+{
+	const uint64_t base_us = 200, thread_us = 10;
+
+	/* The last switch of this process knows better. */
+	for (size_t i = ledgers->count; i-- > 0;) {
+		const struct ledger_variable *v = &ledgers->items[i].header.variable;
+
+		if (ledgers->items[i].complete && v->pause_us && v->threads)
+			return v->pause_us * (threads + 10) / (v->threads + 10);
+	}
+	return base_us + thread_us * threads;
+}
+
+void stop_view_deinit(struct stop_view *view)
+{
+	free(view->sps);
+	*view = (struct stop_view){ 0 };
+}
+
+/* ---- one stop ---- */
+
+static bool register_in(const struct user_regs_struct *regs, uint64_t start, uint64_t end)
+{
+	const unsigned long long *words = (const unsigned long long *)regs;
+
+	for (size_t i = 0; i < sizeof(*regs) / sizeof(*words); i++)
+		if (words[i] >= start && words[i] < end)
+			return true;
+	return false;
+}
+
+static struct pe_error *view_fill(struct pe_stop *stop, const struct pe_maps *maps,
+				  const struct ledger *watch, struct stop_view *view)
+{
+	const struct pe_range text = { .start = watch->start,
+				       .end = watch->start + watch->header.text_size };
+	struct pe_stack_hits hits = { 0 };
+	struct pe_error *err = pe_stop_check(stop, maps, &text, 1, PE_MATCH_BODY, true, &hits);
+	size_t count;
+	const struct pe_stopped_thread *threads = pe_stop_threads(stop, &count);
+
+	stop_view_deinit(view);
+	view->text_free = !err && !hits.count;
+	view->data_free = true;
+	pe_stack_hits_deinit(&hits);
+	if (err)
+		return err;
+	view->sps = calloc(count + 1, sizeof(*view->sps));
+	if (!view->sps)
+		return pe_error_nomem();
+	for (size_t i = 0; i < count; i++) {
+		view->sps[view->sp_count++] = threads[i].regs.rsp;
+		if (register_in(&threads[i].regs, watch->start, watch->end))
+			view->data_free = false;
+	}
+	return NULL;
+}
+
+static uint64_t hold_limit(size_t threads)
+{
+	const uint64_t base_us = 250000, thread_us = 200;
+
+	return base_us + thread_us * threads;
+}
+
+/* *done: committed. Not done without an error: somebody is in the way (hits). */
+static struct pe_error *stop_once(struct pe_target *target, const struct switch_job *job,
+				  size_t expected_threads, struct pe_switch_result *result,
+				  struct pe_stack_hits *hits, struct stop_view *view, bool *done)
+{
+	const struct pe_stop_options stop_options = { .fifo = true,
+						      .limit_us = hold_limit(expected_threads) };
+	struct pe_maps maps = { 0 };
+	struct pe_stop *stop = NULL;
+	struct pe_error *err = pe_target_maps(target, &maps);
+	uint64_t pause_us = 0;
+
+	if (!err)
+		err = pe_stop_all(target, &stop_options, &stop);
+	if (err) {
+		pe_maps_deinit(&maps);
+		return err;
+	}
+	result->attempts++;
+	if (job->check)
+		err = pe_stop_check(stop, &maps, job->ranges, job->range_count, job->match,
+				    job->stacks, hits);
+	if (!err && !hits->count && job->watch)
+		err = view_fill(stop, &maps, job->watch, view);
+	if (!err)
+		err = pe_stop_within_limit(stop);
+	if (!err && !hits->count) {
+		err = job->commit(target, job->ctx);
+		*done = !err;
+	}
+	pe_stop_threads(stop, &result->threads);
+	result->fifo_refused = pe_stop_fifo_refused(stop);
+	pe_stop_resume(stop, &pause_us);
+	if (*done)
+		result->pause_us = pause_us;
+	pe_maps_deinit(&maps);
+	return err;
+}
+
+/* ---- the loop ---- */
+
+static struct pe_error *predict(struct pe_target *target, const struct switch_job *job,
+				struct pe_stack_hits *hits)
+{
+	struct pe_maps maps = { 0 };
+	size_t unknown;
+
+	if (!job->check || !job->stacks)
+		return NULL;
+	struct pe_error *err = pe_target_maps(target, &maps);
+
+	if (!err)
+		err = pe_stack_predict(target, &maps, job->ranges, job->range_count, job->match,
+				       hits, &unknown);
+	pe_maps_deinit(&maps);
+	return err;
+}
+
+static bool seen_before(const struct pe_stack_hits *hits, size_t i)
+{
+	for (size_t j = 0; j < i; j++)
+		if (hits->items[j].tid == hits->items[i].tid &&
+		    hits->items[j].tag == hits->items[i].tag)
+			return true;
+	return false;
+}
+
+/* One hit a thread and function is enough for whoever reads it. */
+static void hits_unique(struct pe_stack_hits *hits)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < hits->count; i++)
+		if (!seen_before(hits, i))
+			hits->items[kept++] = hits->items[i];
+	hits->count = kept;
+}
+
+static void read_comm(const struct pe_target *target, pid_t tid, char *comm, size_t size)
+{
+	char path[64];
+
+	*comm = '\0';
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/comm", pe_target_pid(target), tid);
+	pe_auto_file FILE *file = fopen(path, "re");
+
+	if (file && fgets(comm, (int)size, file))
+		comm[strcspn(comm, "\n")] = '\0';
+}
+
+/* Moves @hits into the result and makes the error that names them. */
+static struct pe_error *blocked(const struct pe_target *target, const struct switch_job *job,
+				struct pe_stack_hits *hits, struct pe_switch_result *result)
+{
+	char *text = NULL;
+	size_t size;
+
+	hits_unique(hits);
+	result->blocking_functions = calloc(hits->count + 1, sizeof(char *));
+	FILE *out = result->blocking_functions ? open_memstream(&text, &size) : NULL;
+
+	if (!out)
+		return pe_error_nomem();
+	for (size_t i = 0; i < hits->count; i++) {
+		const char *name = job->range_name(job->ctx, hits->items[i].tag);
+		char comm[32];
+
+		result->blocking_functions[i] = strdup(name);
+		if (i >= named_blockers)
+			continue;
+		read_comm(target, hits->items[i].tid, comm, sizeof(comm));
+		fprintf(out, "%sthread %d%s%s%s is in %s", i ? ", " : "", hits->items[i].tid,
+			*comm ? " (" : "", comm, *comm ? ")" : "", name);
+	}
+	if (hits->count > named_blockers)
+		fprintf(out, " and %zu more", hits->count - named_blockers);
+	fclose(out);
+	result->blockers = *hits;
+	*hits = (struct pe_stack_hits){ 0 };
+
+	struct pe_error *err = pe_error_new(PE_ERR_BUSY, "no free moment: %s", text);
+
+	free(text);
+	return err;
+}
+
+static size_t count_threads(const struct pe_target *target)
+{
+	struct pe_threads threads = { 0 };
+	pe_auto_error struct pe_error *err = pe_target_threads(target, &threads);
+	size_t count = threads.count;
+
+	pe_threads_deinit(&threads);
+	return err ? 0 : count;
+}
+
+struct pe_error *switch_run(struct pe_target *target, const struct switch_job *job,
+			    const struct pe_apply_options *options, uint64_t deadline,
+			    struct pe_switch_result *result, struct stop_view *view)
+{
+	useconds_t wait = first_wait_us;
+	size_t threads = count_threads(target);
+	struct pe_stack_hits hits = { 0 };
+
+	for (unsigned int i = 1;; i++) {
+		bool done = false, last = pe_now_us() >= deadline;
+
+		pe_stack_hits_deinit(&hits);
+		struct pe_error *err = pe_target_alive(target);
+
+		if (!err)
+			err = predict(target, job, &hits);
+		if (!err && (!hits.count || last || i == first_blind_stop ||
+			     i % predictions_per_stop == 0)) {
+			pe_stack_hits_deinit(&hits);
+			err = stop_once(target, job, threads, result, &hits, view, &done);
+		}
+		if (err && !done) {
+			/* Held too long: the machine was busy; nothing was committed. */
+			bool again = err->code == PE_ERR_BUSY && !last && !pe_target_tracer(target);
+			if (!again) {
+				pe_stack_hits_deinit(&hits);
+				return err;
+			}
+			pe_error_free(err);
+		}
+		if (done)
+			return NULL;
+		if (last)
+			return blocked(target, job, &hits, result);
+		if (hits.count && wait == first_wait_us)
+			report(options, "waiting for %zu stack frame%s to end", hits.count,
+			       hits.count == 1 ? "" : "s");
+		usleep(wait);
+		if (wait < longest_wait_us)
+			wait *= 2;
+	}
+}
+
+void pe_switch_result_deinit(struct pe_switch_result *result)
+{
+	for (size_t i = 0; result->blocking_functions && i < result->blockers.count; i++)
+		free(result->blocking_functions[i]);
+	free(result->blocking_functions);
+	pe_stack_hits_deinit(&result->blockers);
+	free(result->note);
+	*result = (struct pe_switch_result){ 0 };
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What the files of care-patch share. */
+#ifndef CLI_CARE_PATCH_H
+#define CLI_CARE_PATCH_H
+
+#include <jansson.h>
+
+#include "engine/apply.h"
+
+struct care_patch_options {
+	const char *what; /* FILE or NAME; NULL where none is needed */
+	pid_t pid;
+	uint64_t timeout_us;   /* 0: the engine's own */
+	uint64_t max_pause_us; /* 0: any */
+	bool dry_run, all, json, verbose, quiet;
+};
+
+/* Tables, or with --json one object; care_patch_print.c. */
+void care_patch_print_plan(const struct care_patch_options *options, const struct pe_plan *plan,
+			   const struct pe_stack_hits *blockers, uint64_t pause_us);
+void care_patch_print_result(const struct care_patch_options *options, const char *action,
+			     const char *name, const struct pe_switch_result *result);
+void care_patch_print_applied(const struct care_patch_options *options,
+			      const struct pe_applied_list *list);
+void care_patch_print_recovery(const struct care_patch_options *options,
+			       const struct pe_recovery *recovery);
+/* Prints and frees @err with the threads that were in the way; returns the exit status. */
+int care_patch_fail(const struct care_patch_options *options, struct pe_error *err,
+		    const struct pe_switch_result *result);
+
+#endif
