@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* care-patch: the engine alone, for any process. */
 #include "cli/care_patch.h"
-#include "cli/show.h"
 #include "engine/cleanup.h"
 #include "engine/cli.h"
+#include "engine/show.h"
 
 #include <argp.h>
 #include <errno.h>
