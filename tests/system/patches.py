@@ -11,14 +11,14 @@ RAND = "CAST(ROUND(RAND(1), 4) AS CHAR)"
 
 _RND = """--- a/mysys/my_rnd.c
 +++ b/mysys/my_rnd.c
-@@ -60,6 +60,6 @@
-   unsigned long seed1;
+@@ -61,6 +61,6 @@
    seed1= (rand_st->seed1*3+rand_st->seed2) % rand_st->max_value;
    rand_st->seed2=(seed1+rand_st->seed2+33) % rand_st->max_value;
    rand_st->seed1= seed1;
 -  return (((double) seed1)/rand_st->max_value_dbl);
 +  return {expression};
  }}
+ 
 """
 
 
