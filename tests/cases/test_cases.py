@@ -9,7 +9,7 @@ desc         what it is, then `key: value` lines:
                load: no           no sysbench beside it
 change.diff  against Debian's source
 check.sql    statements, one a line end `;`, whose rows are compared, or
-check.py     check(server) -> text, and optionally prepare(server) before the switches
+check.py     check(server) -> text; prepare(server) and finish(server) around all, if it has them
 before.txt   what the check gives without the patch
 after.txt    and with it
 
@@ -122,5 +122,8 @@ def test_case(name, builds, server):
                 switch_and_check()
             load.check()
         assert (load.errors, load.reconnects) == (0, 0)
+    if module and hasattr(module, "finish"):
+        module.finish(server)
+        care("care-patch", "recover", "--pid", server.pid, expect=(0, 2))
     assert server.snapshot() == untouched
     assert server.alive()

@@ -24,3 +24,9 @@ def check(server):
     idle.ping()
     with server.connect() as fresh:
         return f"new connection: {ask(fresh)}, idle connection: {ask(idle)}"
+
+
+def finish(server):
+    """What idle connections stand in cannot be released before they moved on."""
+    server.idle_connection.ping()
+    server.idle_connection.close()

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""--help, man page and completion know the same commands and options; the README runs nothing that
+does not exist."""
+import os
+import re
+
+import pytest
+
+from harness import TOP, care, program, run
+
+PAGES = {"care-build": 1, "care-patch": 1, "dbcarectl": 8}
+OPTION = re.compile(r"--[a-z][a-z-]+")
+# argp gives these to every command; the man pages name them once.
+COMMON = {"--help", "--usage", "--version"}
+
+
+def commands(name):
+    """The commands that `NAME --help` lists, "target add" and the like spelled out."""
+    text = care(name, "--help").out
+    listed = re.search(r"^Commands:\n((?: .*\n)+)", text, re.M)
+    assert listed, text
+    found = []
+    for words in re.findall(r"^  ([a-z|]+(?: [a-z|]+)?)", listed[1], re.M):
+        first, _, verbs = words.partition(" ")
+        for command in first.split("|"):
+            found += [f"{command} {v}" for v in verbs.split("|")] if "|" in verbs else [command]
+    return found
+
+
+def options(name):
+    found = set()
+    for command in commands(name):
+        found |= set(OPTION.findall(care(name, *command.split(), "--help").out))
+    return found - COMMON
+
+
+def page(name):
+    with open(os.path.join(TOP, "docs", "man", f"{name}.{PAGES[name]}.scd")) as file:
+        return file.read()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_man_page_names_every_command_and_option_and_no_other(name):
+    text = page(name).replace("\\", "")
+    known = options(name)
+    assert known <= set(OPTION.findall(text)), known - set(OPTION.findall(text))
+    assert set(OPTION.findall(text)) - COMMON <= known
+    for command in commands(name):
+        assert f"*{command}*" in text, command
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_man_page_is_one_that_man_can_show(name, tmp_path):
+    source = os.path.join(TOP, "docs", "man", f"{name}.{PAGES[name]}.scd")
+    with open(source) as file, open(tmp_path / "page", "w") as out:
+        import subprocess
+        assert subprocess.run(["scdoc"], stdin=file, stdout=out).returncode == 0
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_completion_offers_every_command_and_option(name):
+    script = os.path.join(TOP, "completions", name)
+
+    def complete(*words):
+        line = " ".join(words)
+        code = (f'_init_completion() {{ :; }}; source "{script}"; COMP_WORDS=({name} {line} "$1"); '
+                f'COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); {"_" + name.replace("-", "_")}; '
+                'printf "%s\\n" "${COMPREPLY[@]}"')
+        return code
+
+    def offered(prefix, *words):
+        done = run("bash", "-c", complete(*words), "bash", prefix)
+        assert done.status == 0, done
+        return set(done.out.split())
+
+    for command in commands(name):
+        first, _, verb = command.partition(" ")
+        assert first in offered("")
+        if verb:
+            assert verb in offered("", first)
+        known = set(OPTION.findall(care(name, *command.split(), "--help").out)) - COMMON
+        assert known <= offered("--", *command.split()), command
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_version_and_usage_work(name):
+    assert re.search(r"\d+\.\d+", care(name, "--version").out)
+    wrong = run(program(name), "no-such-command")
+    assert wrong.status == 1 and "no-such-command" in wrong.text
