@@ -11,6 +11,8 @@
 #ifndef BUILD_MATCH_H
 #define BUILD_MATCH_H
 
+#include <jansson.h>
+
 #include "build/object.h"
 #include "engine/image.h"
 
@@ -23,9 +25,10 @@ enum pe_match_verdict {
 
 struct pe_match_function {
 	struct pe_object_symbol *symbol; /* in the object */
-	uint64_t vaddr;			 /* in the image; 0 when absent */
+	/* In the image; 0 when absent, or when equal copies leave open which is this object's. */
+	uint64_t vaddr;
 	enum pe_match_verdict verdict;
-	char *cause; /* owned; why different or absent, NULL otherwise */
+	char *cause; /* owned; why different, absent or ambiguous, NULL otherwise */
 };
 
 struct pe_match {
@@ -55,5 +58,12 @@ bool pe_match_address(const struct pe_match *match, const struct pe_object_symbo
 /* Likewise for a thread-local symbol: its offset from the thread pointer (negative, x86-64). */
 bool pe_match_tls_offset(const struct pe_match *match, const struct pe_object_symbol *symbol,
 			 int64_t *tpoff);
+
+/* "identical", "relocated", "different", "absent". */
+const char *pe_match_verdict_name(enum pe_match_verdict verdict);
+size_t pe_match_count(const struct pe_match *match, enum pe_match_verdict verdict);
+/* {"object", "total", "identical" (relocated ones included), "functions": [{"symbol", "name"
+ * (demangled), "vaddr" ("0x..." or null), "size", "verdict", "cause"}]} */
+json_t *pe_match_to_json(const struct pe_match *match);
 
 #endif

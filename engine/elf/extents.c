@@ -221,22 +221,44 @@ struct pe_error *image_extents_read(struct pe_image *image)
 	return err;
 }
 
-bool pe_image_function_extent(const struct pe_image *image, uint64_t vaddr, uint64_t *start,
-			      uint64_t *end)
+/* How many extents begin before @vaddr. */
+static size_t extents_below(const struct pe_image *image, uint64_t vaddr)
 {
 	size_t low = 0, high = image->extent_count;
 
 	while (low < high) {
 		size_t middle = low + (high - low) / 2;
 
-		if (image->extents[middle].start <= vaddr)
+		if (image->extents[middle].start < vaddr)
 			low = middle + 1;
 		else
 			high = middle;
 	}
-	if (low == 0 || vaddr >= image->extents[low - 1].end)
+	return low;
+}
+
+bool pe_image_extent_from(const struct pe_image *image, uint64_t vaddr, uint64_t *start,
+			  uint64_t *end)
+{
+	size_t at = extents_below(image, vaddr);
+
+	if (at == image->extent_count)
 		return false;
-	*start = image->extents[low - 1].start;
-	*end = image->extents[low - 1].end;
+	*start = image->extents[at].start;
+	*end = image->extents[at].end;
+	return true;
+}
+
+bool pe_image_function_extent(const struct pe_image *image, uint64_t vaddr, uint64_t *start,
+			      uint64_t *end)
+{
+	if (vaddr == UINT64_MAX)
+		return false;
+	size_t at = extents_below(image, vaddr + 1);
+
+	if (at == 0 || vaddr >= image->extents[at - 1].end)
+		return false;
+	*start = image->extents[at - 1].start;
+	*end = image->extents[at - 1].end;
 	return true;
 }

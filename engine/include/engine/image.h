@@ -122,5 +122,8 @@ const char *const *pe_image_needed(const struct pe_image *image, size_t *count);
  */
 bool pe_image_function_extent(const struct pe_image *image, uint64_t vaddr, uint64_t *start,
 			      uint64_t *end);
+/* The first extent that begins at or behind @vaddr; false behind the last one. */
+bool pe_image_extent_from(const struct pe_image *image, uint64_t vaddr, uint64_t *start,
+			  uint64_t *end);
 
 #endif
