@@ -322,6 +322,22 @@ struct pe_error *dbc_apply(struct dbc_session *session, const struct pe_patch *p
 
 /* ---- revert, recover ---- */
 
+/* NOTHING when the process has no patch of that name. */
+static struct pe_error *find_applied(struct dbc_session *session, const char *name)
+{
+	const struct pe_applied_list *applied = &session->server.applied;
+	struct pe_error *err = dbc_server_refresh(&session->server, session->target);
+
+	if (err)
+		return err;
+	for (size_t i = 0; i < applied->count; i++) {
+		if (strcmp(applied->items[i].name, name) == 0)
+			return NULL;
+	}
+	return pe_error_new(PE_ERR_NOTHING, "no patch %s is applied to server %d", name,
+			    (int)session->server.pid);
+}
+
 struct pe_error *dbc_revert(struct dbc_session *session, const char *name,
 			    const struct dbc_options *options, struct dbc_outcome *ret)
 {
@@ -330,6 +346,10 @@ struct pe_error *dbc_revert(struct dbc_session *session, const char *name,
 	struct dbc_baseline before = { 0 };
 
 	*ret = (struct dbc_outcome){ 0 };
+	struct pe_error *err = find_applied(session, name);
+
+	if (err)
+		return err;
 	dbc_session_connect(session);
 	if (session->sql) {
 		/* A patch may be what is wrong with the server: then there is no baseline. */
@@ -341,8 +361,7 @@ struct pe_error *dbc_revert(struct dbc_session *session, const char *name,
 		}
 	}
 
-	struct pe_error *err = dbc_history_begin("revert", record_fields(session, name), &history);
-
+	err = dbc_history_begin("revert", record_fields(session, name), &history);
 	if (err)
 		return err;
 	err = resolve_busy(session, pe_revert(session->target, name, &engine, &ret->change), ret);

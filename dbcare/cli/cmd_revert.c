@@ -117,8 +117,12 @@ static char **names_latest_first(const struct dbc_server *server)
 static struct pe_error *revert_all(struct revert *revert, struct dbc_session *session, json_t *done,
 				   json_t **blockers)
 {
+	struct pe_error *err = dbc_server_refresh(&session->server, session->target);
+
+	if (err)
+		return err;
+
 	char **names = names_latest_first(&session->server);
-	struct pe_error *err = NULL;
 
 	if (!names)
 		return pe_error_nomem();
@@ -139,11 +143,6 @@ static struct pe_error *revert_all(struct revert *revert, struct dbc_session *se
 		err = partial;
 	}
 	return err;
-}
-
-static struct pe_error *read_applied(struct dbc_session *session)
-{
-	return dbc_server_refresh(&session->server, session->target);
 }
 
 int cmd_revert(int argc, char **argv)
@@ -185,10 +184,8 @@ int cmd_revert(int argc, char **argv)
 		json_decref(done);
 		return cli_fail(cli, err);
 	}
-	err = read_applied(&session);
-	if (!err)
-		err = name ? revert_one(&revert, &session, name, done, &blockers)
-			   : revert_all(&revert, &session, done, &blockers);
+	err = name ? revert_one(&revert, &session, name, done, &blockers)
+		   : revert_all(&revert, &session, done, &blockers);
 	cli_notes(session.notes);
 
 	int status = 0;
