@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Stacks against address ranges: the conservative scan, and when to unwind precisely. */
+#ifndef ENGINE_PROC_STACK_H
+#define ENGINE_PROC_STACK_H
+
+#include "proc.h"
+#include "unwind.h"
+
+enum { STACK_BUFFER = 1 << 20 };
+
+/* What is looked for. */
+struct stack_ranges {
+	const struct pe_range *items;
+	size_t count;
+	enum pe_range_match match;
+	uint64_t low, high; /* every matching address lies in [low, high] */
+};
+
+struct stack_ranges stack_ranges(const struct pe_range *items, size_t count,
+				 enum pe_range_match match);
+
+struct stack_checker {
+	struct pe_target *target;
+	const struct pe_maps *maps;
+	struct pe_maps fresh; /* read again when a stack is in none of maps */
+	struct stack_ranges ranges;
+	uint8_t *buffer; /* STACK_BUFFER bytes, touched */
+	struct pe_stack_hits *hits;
+};
+
+/*
+ * A thread that stands still: its program counter and, with @stacks, its stack. Appends to
+ * checker->hits what blocks.
+ */
+struct pe_error *stack_check_stopped(struct stack_checker *checker, pid_t tid,
+				     const struct user_regs_struct *regs,
+				     bool stacks) pe_must_check;
+void stack_checker_deinit(struct stack_checker *checker);
+
+#endif
