@@ -263,8 +263,7 @@ static void pair(struct group *g, struct candidate *b, struct candidate *p)
 
 static bool is_variable(const struct pe_object_symbol *symbol)
 {
-	return !pe_sel_is_text(symbol->section) && symbol->section->flags & SHF_WRITE &&
-	       !pe_sel_is_local_constant(symbol);
+	return !pe_sel_is_text(symbol->section) && !pe_sel_is_read_only(symbol->section);
 }
 
 enum rule { RULE_CONTENT_AND_USERS, RULE_CONTENT, RULE_USERS, RULE_NAME, RULE_COUNT };

@@ -58,8 +58,8 @@ static uint64_t pack(const struct pe_object_section *s, struct pe_sel_section *i
 	return end;
 }
 
-static struct pe_error *place_section(struct pe_sel_unit *unit, struct pe_patch *patch,
-				      const struct pe_object_section *s)
+static struct pe_error *place_section(struct pe_sel *sel, struct pe_sel_unit *unit,
+				      struct pe_patch *patch, const struct pe_object_section *s)
 {
 	struct pe_sel_section *info = &unit->sections[s->index];
 	struct pe_patch_section *out;
@@ -314,28 +314,24 @@ static struct pe_error *emit_target(const struct pe_sel *sel, struct pe_patch *p
 	return target->name ? NULL : pe_error_nomem();
 }
 
-static struct pe_error *emit_sections(struct pe_sel *sel, struct pe_patch *patch)
+typedef struct pe_error *section_step(struct pe_sel *sel, struct pe_sel_unit *unit,
+				      struct pe_patch *patch, const struct pe_object_section *s);
+
+static struct pe_error *each_section(struct pe_sel *sel, struct pe_patch *patch, section_step *step)
 {
-	struct pe_error *err = NULL;
-
 	for (size_t u = 0; u < sel->unit_count; u++) {
 		struct pe_sel_unit *unit = &sel->units[u];
 
-		for (size_t i = 1; i < unit->in->patched->section_count && !err; i++) {
-			if (unit->sections[i].included)
-				err = place_section(unit, patch, &unit->in->patched->sections[i]);
+		for (size_t i = 1; i < unit->in->patched->section_count; i++) {
+			struct pe_error *err =
+				unit->sections[i].included
+					? step(sel, unit, patch, &unit->in->patched->sections[i])
+					: NULL;
+			if (err)
+				return err;
 		}
 	}
-	for (size_t u = 0; u < sel->unit_count; u++) {
-		struct pe_sel_unit *unit = &sel->units[u];
-
-		for (size_t i = 1; i < unit->in->patched->section_count && !err; i++) {
-			if (unit->sections[i].included)
-				err = emit_relocs(sel, unit, patch,
-						  &unit->in->patched->sections[i]);
-		}
-	}
-	return err;
+	return NULL;
 }
 
 struct pe_error *pe_sel_emit(struct pe_sel *sel, struct pe_patch *patch)
@@ -343,9 +339,11 @@ struct pe_error *pe_sel_emit(struct pe_sel *sel, struct pe_patch *patch)
 	struct pe_error *err = emit_target(sel, patch);
 
 	if (!err)
+		err = each_section(sel, patch, place_section);
+	if (!err)
 		err = emit_functions(sel, patch);
 	if (!err)
-		err = emit_sections(sel, patch);
+		err = each_section(sel, patch, emit_relocs);
 	if (!err)
 		err = pe_sel_emit_unwind(sel, patch);
 	return err;

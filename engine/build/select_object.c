@@ -48,7 +48,7 @@ bool pe_sel_numbered(const char *name, size_t *stem)
 	return true;
 }
 
-static bool read_only(const struct pe_object_section *section)
+bool pe_sel_is_read_only(const struct pe_object_section *section)
 {
 	return !(section->flags & SHF_WRITE) || !strncmp(section->name, ".data.rel.ro", 12);
 }
@@ -59,8 +59,8 @@ bool pe_sel_is_compiler_constant(const struct pe_object_symbol *symbol)
 					    "__PRETTY_FUNCTION__" };
 	size_t stem;
 
-	if (!symbol->section || symbol->bind != STB_LOCAL || !read_only(symbol->section) ||
-	    pe_sel_is_text(symbol->section))
+	if (!symbol->section || symbol->bind != STB_LOCAL ||
+	    !pe_sel_is_read_only(symbol->section) || pe_sel_is_text(symbol->section))
 		return false;
 	if (!strncmp(symbol->name, "_ZZ", 3))
 		return strstr(symbol->name, "E8__func__") ||
@@ -80,8 +80,8 @@ bool pe_sel_is_local_constant(const struct pe_object_symbol *symbol)
 {
 	size_t stem;
 
-	if (!symbol->section || symbol->bind != STB_LOCAL || !read_only(symbol->section) ||
-	    pe_sel_is_text(symbol->section))
+	if (!symbol->section || symbol->bind != STB_LOCAL ||
+	    !pe_sel_is_read_only(symbol->section) || pe_sel_is_text(symbol->section))
 		return false;
 	return !strncmp(symbol->name, "_ZZ", 3) || pe_sel_numbered(symbol->name, &stem);
 }

@@ -140,6 +140,8 @@ void pe_sel_piece_at(const struct pe_object_section *section, uint64_t offset, u
 size_t pe_sel_field_size(const struct pe_arch *arch, uint32_t type);
 bool pe_sel_is_label(const struct pe_object_symbol *symbol);
 bool pe_sel_is_text(const struct pe_object_section *section);
+/* Never written after the program's start. */
+bool pe_sel_is_read_only(const struct pe_object_section *section);
 bool pe_sel_is_mergeable(const struct pe_object_section *section);
 /* Sections whose contents a running program sees: not debug information, notes or unwind tables. */
 bool pe_sel_is_data(const struct pe_object_section *section);
