@@ -66,6 +66,8 @@ static struct pe_error *sections_read(struct pe_object *object)
 
 	if (elf_getshdrnum(elf, &count) < 0 || elf_getshdrstrndx(elf, &names) < 0 || count == 0)
 		return BAD(object, "no section headers: %s", elf_errmsg(-1));
+	if (count > private->file.size / sizeof(Elf64_Shdr))
+		return BAD(object, "%zu sections in %zu bytes", count, private->file.size);
 	object->sections = calloc(count, sizeof(*object->sections));
 	if (!object->sections)
 		return pe_error_nomem();

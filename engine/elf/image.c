@@ -155,9 +155,9 @@ static struct pe_error *dynamic_read(struct pe_image *image)
 	if (count == 0)
 		return NULL; /* a static program */
 	const void *bytes = pe_image_bytes(image, image->dynamic_vaddr, count * sizeof(Elf64_Dyn));
-	pe_auto_free Elf64_Dyn *entries = malloc(count * sizeof(*entries));
 	if (!bytes)
 		return IMAGE_BAD(image, "its dynamic section is not in the file");
+	pe_auto_free Elf64_Dyn *entries = malloc(count * sizeof(*entries));
 	if (!entries)
 		return pe_error_nomem();
 	memcpy(entries, bytes, count * sizeof(*entries));

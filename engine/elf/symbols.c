@@ -421,7 +421,7 @@ static bool nm_line(char *line, struct pe_image_symbol *ret, bool *wanted)
 	return ret->name[0] != '\0';
 }
 
-/* The list is of this build when it agrees with what .dynsym says, and within the image. */
+/* The list is of this build when it agrees with the image's own symbols and lies within it. */
 static struct pe_error *nm_check(const struct pe_image *image, const struct pe_image_symbol *symbol,
 				 const char *path)
 {
@@ -436,7 +436,8 @@ static struct pe_error *nm_check(const struct pe_image *image, const struct pe_i
 				    image->path, symbol->name, symbol->vaddr);
 	const struct pe_image_symbol *const *known = pe_image_find(image, symbol->name, &count);
 	for (size_t i = 0; i < count; i++) {
-		if (known[i]->source != PE_SOURCE_DYNSYM || symbol->bind == STB_LOCAL)
+		if (known[i]->source == PE_SOURCE_NM || known[i]->bind == STB_LOCAL ||
+		    symbol->bind == STB_LOCAL)
 			continue;
 		if (known[i]->vaddr == symbol->vaddr)
 			return NULL;
