@@ -11,6 +11,7 @@
 #include "build/database.h"
 #include "build/files.h"
 #include "build/run.h"
+#include "build/units.h"
 #include "engine/cleanup.h"
 
 #include <errno.h>
@@ -38,27 +39,14 @@ static void preparation_deinit(struct preparation *p)
 	pe_strv_deinit(&p->env);
 }
 
-/*
- * The environment of all tools: nothing of the user's that changes what a compiler makes (CFLAGS,
- * DEB_BUILD_OPTIONS, MAKEFLAGS, ...), but what leads to the network and to caches.
- */
 static struct pe_error *environment_make(struct pe_strv *env)
 {
-	static const char *const kept[] = { "HOME",	  "http_proxy", "https_proxy", "no_proxy",
-					    "CCACHE_DIR", "TMPDIR",	"APT_CONFIG" };
+	/* Debian's: what stands in /usr/local or in a home directory built no package. */
+	struct pe_error *err = pe_build_environment("/usr/sbin:/usr/bin:/sbin:/bin", env);
 
-	for (size_t i = 0; i < sizeof(kept) / sizeof(*kept); i++) {
-		const char *value = getenv(kept[i]);
-
-		if (value && !pe_strv_addf(env, "%s=%s", kept[i], value))
-			return pe_error_nomem();
-	}
-	if (!pe_strv_add(env,
-			 "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin") ||
-	    !pe_strv_add(env, "LC_ALL=C.UTF-8") ||
-	    !pe_strv_add(env, "DEBIAN_FRONTEND=noninteractive"))
-		return pe_error_nomem();
-	return NULL;
+	if (!err && !pe_strv_add(env, "DEBIAN_FRONTEND=noninteractive"))
+		err = pe_error_nomem();
+	return err;
 }
 
 /* Runs a tool in @cwd (of the target's directory) with its output in the log. */
@@ -204,7 +192,10 @@ char *pe_debian_sources(const char *targets, const char *codename, const char *k
 				return NULL;
 		}
 	}
-	for (size_t i = 0; !lines.count && i < 2; i++)
+
+	bool found = lines.count > 0;
+
+	for (size_t i = 0; !found && i < 2; i++)
 		pe_strv_addf(&lines, "%s %shttp://deb.debian.org/debian %s main",
 			     i ? "deb-src" : "deb", option, codename);
 	pe_strv_add(&lines, "");

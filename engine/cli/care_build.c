@@ -162,6 +162,8 @@ int main(int argc, char **argv)
 {
 	static const struct care_build_verb verbs[] = {
 		{ "target", care_build_target },
+		{ "match", care_build_match },
+		{ "patch", care_build_patch },
 		{ "show", care_build_show },
 		{ 0 },
 	};

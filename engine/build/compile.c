@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Compiling units, unpatched and patched; see build/units.h.
+ *
+ * Of a target whose source nobody edits, objects are kept under the hash of what determines them:
+ * the command, and for the patched ones the diffs. They are compiled to a temporary name and
+ * renamed, so that a kept object is always whole.
+ */
+#include "build/command.h"
+#include "build/files.h"
+#include "build/run.h"
+#include "build/units.h"
+#include "engine/cleanup.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define MESSAGE_LINES 25
+
+/* One compilation: its command, where the object goes, where it is made. */
+struct job {
+	const struct pe_unit *unit;
+	bool patched;
+	struct pe_strv argv;
+	char *directory;
+	char *object; /* final name */
+	char *made;   /* name while it is made */
+	bool ready;   /* kept from before */
+};
+
+struct jobs {
+	const struct pe_build *build;
+	const struct pe_patched_tree *tree;
+	struct job *items;
+	size_t count;
+	size_t to_run, ended;
+};
+
+static void jobs_deinit(struct jobs *jobs)
+{
+	for (size_t i = 0; i < jobs->count; i++) {
+		struct job *job = &jobs->items[i];
+
+		pe_strv_deinit(&job->argv);
+		free(job->directory);
+		free(job->object);
+		free(job->made);
+	}
+	free(jobs->items);
+}
+
+/* What names a kept object: its own command, paths and all, and the change. */
+static struct pe_error *object_hash(const struct job *job, const char *change, char *hex)
+{
+	const struct pe_unit_entry *entry = job->unit->entry;
+	pe_auto_free char *command = pe_strv_join(&entry->argv, "\n");
+	pe_auto_free char *text =
+		command ? pe_format("1\n%s\n%s\n%s\n%s", entry->directory, entry->file,
+				    job->patched ? change : "", command)
+			: NULL;
+
+	if (!text)
+		return pe_error_nomem();
+	pe_sha256_hex(text, strlen(text), hex);
+	return NULL;
+}
+
+/* Decides where the object goes and whether it is there. */
+static struct pe_error *job_place(const struct jobs *jobs, struct job *job, size_t index)
+{
+	const struct pe_build *build = jobs->build;
+	pe_auto_free char *kept_dir = pe_format("%s/objects", build->target->dir);
+	char hex[65];
+	struct pe_error *err = object_hash(job, jobs->tree ? jobs->tree->hash : "", hex);
+	bool keep = false;
+
+	if (!err && !kept_dir)
+		err = pe_error_nomem();
+	if (err)
+		return err;
+	if (build->target->immutable) {
+		/* Somebody without rights to the store compiles each time. */
+		pe_error_free(pe_dir_make(kept_dir));
+		keep = !access(kept_dir, W_OK);
+	}
+	job->object = keep ? pe_format("%s/%s.o", kept_dir, hex)
+			   : pe_format("%s/%zu.%s.o", build->temp, index,
+				       job->patched ? "patched" : "base");
+	job->made = job->object ? pe_format("%s.%d.tmp", job->object, getpid()) : NULL;
+	if (!job->made)
+		return pe_error_nomem();
+	job->ready = keep && !build->no_cache && pe_file_exists(job->object);
+	return NULL;
+}
+
+static struct pe_error *jobs_add(struct jobs *jobs, const struct pe_unit *unit, bool patched)
+{
+	const char *root = jobs->build->target->source;
+	const char *work = patched ? jobs->tree->path : NULL;
+	struct job *job = &jobs->items[jobs->count];
+
+	*job = (struct job){ .unit = unit, .patched = patched };
+
+	struct pe_error *err = job_place(jobs, job, jobs->count++);
+
+	if (!err)
+		err = pe_command_make(unit->entry, job->made, root, work, &job->argv);
+	if (err)
+		return err;
+	job->directory = pe_command_directory(unit->entry, root, work);
+	jobs->to_run += !job->ready;
+	return job->directory ? NULL : pe_error_nomem();
+}
+
+static void report(struct jobs *jobs)
+{
+	const struct pe_build *build = jobs->build;
+
+	if (!build->progress || !jobs->to_run)
+		return;
+
+	pe_auto_free char *text =
+		pe_format("compiling: %zu of %zu objects done", jobs->ended, jobs->to_run);
+
+	if (text)
+		build->progress(build->progress_ctx, text);
+}
+
+static bool job_ended(void *ctx, struct pe_run *run)
+{
+	struct jobs *jobs = ctx;
+
+	jobs->ended++;
+	report(jobs);
+	return pe_run_succeeded(run);
+}
+
+/* The compiler's first errors, with the patched tree's name replaced by the source's. */
+static char *message_of(const struct jobs *jobs, const char *text)
+{
+	const char *work = jobs->tree ? jobs->tree->path : "/";
+	const char *from = strstr(text, "error:");
+	size_t lines = 0, size = 0;
+	char *message = NULL;
+	FILE *out = open_memstream(&message, &size);
+
+	if (!out)
+		return NULL;
+	if (!from)
+		from = text;
+	/* From a line before the first error on: that one names the function. */
+	while (from > text && (from[-1] != '\n' || lines++ == 0))
+		from--;
+	for (lines = 0; *from && lines < MESSAGE_LINES;) {
+		if (jobs->tree && pe_starts_with(from, work) && from[strlen(work)] == '/') {
+			fputs(jobs->build->target->source, out);
+			from += strlen(work);
+			continue;
+		}
+		lines += *from == '\n';
+		putc(*from++, out);
+	}
+	if (*from)
+		fputs("...", out);
+	fclose(out);
+	return message;
+}
+
+static struct pe_error *job_check(const struct jobs *jobs, const struct job *job,
+				  const struct pe_run *run)
+{
+	char how[64];
+
+	if (pe_run_succeeded(run)) {
+		if (rename(job->made, job->object))
+			return pe_error_errno(errno, "cannot keep the object %s", job->object);
+		return NULL;
+	}
+	unlink(job->made);
+
+	pe_auto_free char *message = message_of(jobs, run->err ? run->err : "");
+
+	return pe_error_new(PE_ERR_COMPILE, "the %s %s does not compile (%s):\n%s",
+			    job->patched ? "patched" : "unpatched", job->unit->source,
+			    pe_run_how(run, how), message ? message : "");
+}
+
+static struct pe_error *jobs_run(struct jobs *jobs)
+{
+	pe_auto_free struct pe_run *runs = calloc(jobs->count + 1, sizeof(*runs));
+	pe_auto_free struct job **of = calloc(jobs->count + 1, sizeof(*of));
+	struct pe_error *err = NULL;
+	size_t count = 0;
+
+	if (!runs || !of)
+		return pe_error_nomem();
+	for (size_t i = 0; i < jobs->count; i++) {
+		struct job *job = &jobs->items[i];
+
+		if (job->ready)
+			continue;
+		of[count] = job;
+		runs[count++] = (struct pe_run){
+			.argv = &job->argv,
+			.cwd = job->directory,
+			.env = &jobs->build->env,
+			.status = -1, /* not run */
+		};
+	}
+	report(jobs);
+	err = pe_run_all(runs, count, pe_run_jobs(), job_ended, jobs);
+	for (size_t i = 0; i < count; i++) {
+		if (runs[i].status != -1 && !err)
+			err = job_check(jobs, of[i], &runs[i]);
+		else
+			unlink(of[i]->made);
+		pe_run_deinit(&runs[i]);
+	}
+	return err;
+}
+
+struct pe_error *pe_units_compile(const struct pe_build *build, struct pe_units *units,
+				  const struct pe_patched_tree *tree)
+{
+	__attribute__((cleanup(jobs_deinit))) struct jobs jobs = { .build = build, .tree = tree };
+	struct pe_error *err = NULL;
+
+	jobs.items = calloc(2 * units->count + 1, sizeof(*jobs.items));
+	if (!jobs.items)
+		return pe_error_nomem();
+	for (size_t i = 0; !err && i < units->count; i++) {
+		/* The patched one first: that is where errors are. */
+		if (tree)
+			err = jobs_add(&jobs, &units->items[i], true);
+		if (!err)
+			err = jobs_add(&jobs, &units->items[i], false);
+	}
+	if (!err)
+		err = jobs_run(&jobs);
+	for (size_t i = 0; !err && i < jobs.count; i++) {
+		struct job *job = &jobs.items[i];
+		struct pe_unit *unit = (struct pe_unit *)job->unit;
+
+		err = pe_object_open(job->object, job->patched ? &unit->patched : &unit->base);
+	}
+	return err;
+}

@@ -1,0 +1,396 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Making a patch; see build/make.h.
+ *
+ * The target's source is never written to: the diffs are applied to a mirror of links. Each
+ * changed file is then sorted by what it is to the program: a unit to compile again, a header
+ * whose units are found by their dependencies, an input of the build itself (refused), or nothing
+ * of the program's (noted).
+ */
+#include "build/make.h"
+#include "build/command.h"
+#include "build/depends.h"
+#include "build/files.h"
+#include "build/lines.h"
+#include "build/run.h"
+#include "engine/cleanup.h"
+
+#include <openssl/evp.h>
+#include <string.h>
+
+struct make {
+	const struct pe_build *build;
+	const struct pe_make_options *options;
+	struct pe_make_result *result;
+	struct pe_diff *diffs;
+	size_t diff_count;
+	struct pe_strv touched; /* paths, each once, in order of the diffs */
+	struct pe_strv added;	/* those of them that the source does not have */
+	struct pe_strv sources; /* units to compile */
+	char hash[65];		/* of the diffs and the original text of what they touch */
+};
+
+static void make_deinit(struct make *m)
+{
+	for (size_t i = 0; i < m->diff_count; i++)
+		pe_diff_deinit(&m->diffs[i]);
+	free(m->diffs);
+	pe_strv_deinit(&m->touched);
+	pe_strv_deinit(&m->added);
+	pe_strv_deinit(&m->sources);
+}
+
+void pe_make_result_deinit(struct pe_make_result *result)
+{
+	pe_select_report_deinit(&result->report);
+	pe_units_deinit(&result->units);
+	pe_strv_deinit(&result->notes);
+}
+
+static void progress(const struct make *m, const char *text)
+{
+	if (m->build->progress)
+		m->build->progress(m->build->progress_ctx, text);
+}
+
+/* ---- the diffs ---- */
+
+static struct pe_error *diff_note_files(struct make *m, const struct pe_diff *diff)
+{
+	for (size_t i = 0; i < diff->count; i++) {
+		const char *path = diff->files[i].path;
+
+		if (!pe_strv_has(&m->touched, path) && !pe_strv_add(&m->touched, path))
+			return pe_error_nomem();
+		if (diff->files[i].change == PE_DIFF_ADDED && !pe_strv_has(&m->added, path) &&
+		    !pe_strv_add(&m->added, path))
+			return pe_error_nomem();
+		if (diff->files[i].change == PE_DIFF_REMOVED && pe_build_is_unit(m->build, path))
+			return pe_error_new(PE_ERR_UNSUPPORTED,
+					    "%s removes %s, a part of the program", diff->name,
+					    path);
+	}
+	return NULL;
+}
+
+/* Reads all diffs and applies them to the mirror, in order. */
+static struct pe_error *diffs_apply(struct make *m)
+{
+	const char *root = m->build->target->source, *work = m->options->work;
+	const struct pe_strv *names = m->options->diffs;
+	struct pe_error *err = NULL;
+
+	m->diffs = calloc(names->count + 1, sizeof(*m->diffs));
+	if (!m->diffs)
+		return pe_error_nomem();
+	for (size_t i = 0; !err && i < names->count; i++) {
+		pe_auto_free char *text = NULL;
+		size_t size;
+
+		err = pe_file_read(names->items[i], &text, &size);
+		if (!err)
+			err = pe_diff_parse(names->items[i], text, size, root, &m->added,
+					    &m->diffs[i]);
+		if (err)
+			return err;
+		m->diff_count++;
+		err = diff_note_files(m, &m->diffs[i]);
+	}
+	if (!err)
+		err = pe_tree_mirror(root, work);
+	for (size_t i = 0; !err && i < m->diff_count; i++)
+		err = pe_diff_apply(&m->diffs[i], root, work);
+	return err;
+}
+
+/* The hash that says what went in: texts only, no path of this machine, no time. */
+static struct pe_error *inputs_hash(struct make *m)
+{
+	EVP_MD_CTX *md = EVP_MD_CTX_new();
+	unsigned char digest[EVP_MAX_MD_SIZE];
+	struct pe_error *err = NULL;
+
+	if (!md || !EVP_DigestInit_ex(md, EVP_sha256(), NULL)) {
+		EVP_MD_CTX_free(md);
+		return pe_error_nomem();
+	}
+	for (size_t i = 0; i < m->diff_count; i++) {
+		EVP_DigestUpdate(md, &m->diffs[i].size, sizeof(m->diffs[i].size));
+		EVP_DigestUpdate(md, m->diffs[i].text, m->diffs[i].size);
+	}
+	for (size_t i = 0; !err && i < m->touched.count; i++) {
+		const char *name = m->touched.items[i];
+		pe_auto_free char *path = pe_format("%s/%s", m->build->target->source, name);
+		pe_auto_free char *text = NULL;
+		size_t size = 0;
+
+		if (!path)
+			err = pe_error_nomem();
+		else if (!pe_strv_has(&m->added, name))
+			err = pe_file_read(path, &text, &size);
+		EVP_DigestUpdate(md, name, strlen(name) + 1);
+		EVP_DigestUpdate(md, &size, sizeof(size));
+		EVP_DigestUpdate(md, text ? text : "", size);
+	}
+	EVP_DigestFinal_ex(md, digest, NULL);
+	EVP_MD_CTX_free(md);
+	for (size_t i = 0; i < 32; i++)
+		snprintf(m->hash + 2 * i, 3, "%02x", digest[i]);
+	return err;
+}
+
+/* ---- what the changed files are ---- */
+
+enum file_role {
+	ROLE_UNIT,   /* compiled by a command of its own */
+	ROLE_HEADER, /* included by units */
+	ROLE_BUILD,  /* decides how the program is made */
+	ROLE_OTHER,  /* documentation, tests, ... */
+};
+
+static bool has_suffix(const char *path, const char *const *suffixes)
+{
+	for (; *suffixes; suffixes++) {
+		if (pe_ends_with(path, *suffixes))
+			return true;
+	}
+	return false;
+}
+
+/* A directory of tests: what changes there is not in the program. */
+static bool in_tests(const char *path)
+{
+	static const char *const names[] = { "mysql-test/", "unittest/",  "unittests/", "tests/",
+					     "test/",	    "testsuite/", "debian/",	"man/",
+					     "doc/",	    "docs/",	  "Docs/",	NULL };
+
+	for (const char *p = path; p; p = strchr(p, '/') ? strchr(p, '/') + 1 : NULL) {
+		for (size_t i = 0; names[i]; i++) {
+			if (pe_starts_with(p, names[i]))
+				return true;
+		}
+	}
+	return false;
+}
+
+static enum file_role role_of(const struct make *m, const char *path)
+{
+	static const char *const code[] = { ".h",   ".hh",  ".hpp", ".hxx", ".H",   ".c",   ".cc",
+					    ".cpp", ".cxx", ".C",   ".ic",  ".inl", ".inc", ".i",
+					    ".tpp", ".tcc", ".ipp", ".def", NULL };
+	static const char *const made_from[] = { "CMakeLists.txt",
+						 ".cmake",
+						 "Makefile",
+						 "meson.build",
+						 ".mk",
+						 ".in",
+						 ".yy",
+						 ".y",
+						 ".l",
+						 ".ll",
+						 ".ac",
+						 ".am",
+						 ".S",
+						 ".s",
+						 ".asm",
+						 "errmsg-utf8.txt",
+						 NULL };
+
+	if (pe_build_is_unit(m->build, path))
+		return ROLE_UNIT;
+	if (in_tests(path))
+		return ROLE_OTHER;
+	if (has_suffix(path, made_from))
+		return ROLE_BUILD;
+	return has_suffix(path, code) ? ROLE_HEADER : ROLE_OTHER;
+}
+
+static struct pe_error *refuse_new_source(const struct make *m, const char *path)
+{
+	static const char *const sources[] = { ".c", ".cc", ".cpp", ".cxx", ".C", NULL };
+
+	/* Another changed file may include it; alone it would silently be left out. */
+	if (!pe_strv_has(&m->added, path) || !has_suffix(path, sources))
+		return NULL;
+	return pe_error_new(
+		PE_ERR_UNSUPPORTED,
+		"%s is a new source file that no command of the build compiles: put its "
+		"functions into a file that is part of the program",
+		path);
+}
+
+/* Keeps line numbers; *changed is false when the file is as before. */
+static struct pe_error *lines_stay(const struct make *m, const char *path, bool *changed)
+{
+	pe_auto_free char *old = pe_format("%s/%s", m->build->target->source, path);
+	pe_auto_free char *new = pe_format("%s/%s", m->options->work, path);
+	pe_auto_free struct pe_lines_hunk *hunks = NULL;
+	pe_auto_free char *text = NULL, *kept = NULL;
+	size_t count = 0, size, kept_size;
+
+	*changed = true;
+	if (!old || !new)
+		return pe_error_nomem();
+	if (pe_strv_has(&m->added, path) || !pe_file_exists(new))
+		return NULL;
+
+	struct pe_error *err = pe_lines_diff(old, new, &hunks, &count);
+
+	*changed = count > 0;
+	if (err || !count)
+		return err;
+	err = pe_file_read(new, &text, &size);
+	if (!err)
+		err = pe_lines_keep(text, size, hunks, count, &kept, &kept_size);
+	return err ? err : pe_file_write(new, kept, kept_size);
+}
+
+static struct pe_error *source_add(struct make *m, const char *source)
+{
+	if (!pe_strv_has(&m->sources, source) && !pe_strv_add(&m->sources, source))
+		return pe_error_nomem();
+	return NULL;
+}
+
+static struct pe_error *header_units(struct make *m, const struct pe_strv *headers)
+{
+	pe_auto_strv struct pe_strv sources = { 0 };
+	struct pe_error *err = pe_depends_sources(m->build, headers, &sources);
+
+	for (size_t i = 0; !err && i < sources.count; i++)
+		err = source_add(m, sources.items[i]);
+	if (err || m->sources.count <= m->options->max_units)
+		return err;
+
+	pe_auto_free char *names = pe_strv_join(headers, ", ");
+
+	return pe_error_new(PE_ERR_UNSUPPORTED,
+			    "%zu source files of the program include %s; at most %zu are compiled "
+			    "unless --max-units says more",
+			    m->sources.count, names ? names : "?", m->options->max_units);
+}
+
+static struct pe_error *files_sort(struct make *m)
+{
+	pe_auto_strv struct pe_strv headers = { 0 };
+	struct pe_error *err = NULL;
+
+	for (size_t i = 0; !err && i < m->touched.count; i++) {
+		const char *path = m->touched.items[i];
+		enum file_role role = role_of(m, path);
+		bool changed = true;
+
+		if (role == ROLE_BUILD)
+			return pe_error_new(PE_ERR_UNSUPPORTED,
+					    "%s decides how the program is made, not what one of "
+					    "its functions does: such a change cannot be patched "
+					    "into a running process",
+					    path);
+		if (role == ROLE_OTHER) {
+			if (!pe_strv_addf(&m->result->notes, "%s is no part of the program", path))
+				return pe_error_nomem();
+			continue;
+		}
+		err = refuse_new_source(m, path);
+		if (!err)
+			err = lines_stay(m, path, &changed);
+		if (err || !changed)
+			continue;
+		if (role == ROLE_UNIT)
+			err = source_add(m, path);
+		else if (!pe_strv_has(&m->added, path) && !pe_strv_add(&headers, path))
+			err = pe_error_nomem();
+	}
+	return err || !headers.count ? err : header_units(m, &headers);
+}
+
+/* ---- the manifest ---- */
+
+static struct pe_error *compiler_fact(const struct pe_unit *unit, const struct pe_strv *env,
+				      char **ret)
+{
+	pe_auto_strv struct pe_strv argv = { 0 };
+	pe_auto_run struct pe_run run = { .argv = &argv, .env = env };
+	size_t last = pe_command_compiler_words(unit->entry) - 1;
+
+	if (!pe_strv_add(&argv, unit->entry->argv.items[last]) || !pe_strv_add(&argv, "--version"))
+		return pe_error_nomem();
+
+	struct pe_error *err = pe_run(&run);
+
+	if (err)
+		return err;
+	*ret = strndup(run.out ? run.out : "", strcspn(run.out ? run.out : "", "\n"));
+	return *ret ? NULL : pe_error_nomem();
+}
+
+static struct pe_error *facts_fill(const struct make *m, struct pe_patch *patch)
+{
+	const struct pe_unit *unit = &m->result->units.items[0];
+
+	patch->product = strdup(m->build->target->product);
+	patch->flags = pe_command_flags(unit->entry);
+	patch->source_sha256 = strdup(m->hash);
+	if (!patch->product || !patch->flags || !patch->source_sha256)
+		return pe_error_nomem();
+	return compiler_fact(unit, &m->build->env, &patch->compiler);
+}
+
+/* ---- objects to patch ---- */
+
+static struct pe_error *units_select(const struct make *m, struct pe_patch *patch)
+{
+	const struct pe_units *units = &m->result->units;
+	pe_auto_free struct pe_unit_objects *objects = calloc(units->count, sizeof(*objects));
+
+	if (!objects)
+		return pe_error_nomem();
+	for (size_t i = 0; i < units->count; i++) {
+		const struct pe_unit *unit = &units->items[i];
+
+		objects[i] = (struct pe_unit_objects){
+			.source = unit->source,
+			.base = unit->base,
+			.patched = unit->patched,
+			.match = unit->match,
+		};
+	}
+	progress(m, "comparing and selecting");
+	return pe_select(objects, units->count, m->build->image, &m->options->select, patch,
+			 &m->result->report);
+}
+
+struct pe_error *pe_make_patch(const struct pe_build *build, const struct pe_make_options *options,
+			       struct pe_patch *patch, struct pe_make_result *ret)
+{
+	__attribute__((cleanup(make_deinit))) struct make m = {
+		.build = build,
+		.options = options,
+		.result = ret,
+	};
+
+	*ret = (struct pe_make_result){ 0 };
+	progress(&m, "applying the diff");
+
+	struct pe_error *err = diffs_apply(&m);
+
+	if (!err)
+		err = inputs_hash(&m);
+	if (!err)
+		err = files_sort(&m);
+	if (!err && !m.sources.count)
+		err = pe_error_new(PE_ERR_NOTHING, "the diff changes no source of the program");
+	for (size_t i = 0; !err && i < m.sources.count; i++)
+		err = pe_units_add(build, &ret->units, m.sources.items[i]);
+
+	const struct pe_patched_tree tree = { .path = options->work, .hash = m.hash };
+
+	if (!err)
+		err = pe_units_compile(build, &ret->units, &tree);
+	progress(&m, "matching the unpatched code with the shipped program");
+	if (!err)
+		err = pe_units_match(build, &ret->units);
+	if (!err)
+		err = facts_fill(&m, patch);
+	return err ? err : units_select(&m, patch);
+}

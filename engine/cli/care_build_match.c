@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* care-build match: is the shipped code what this source and these flags give? */
+#include "build/files.h"
+#include "build/units.h"
+#include "cli/care_build.h"
+#include "engine/cleanup.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+enum { KEY_TARGET = 't', KEY_ALL = 'a', KEY_NO_CACHE = 256 };
+
+struct match_options {
+	struct care_build_common common;
+	const char *target;
+	struct pe_strv files;
+	bool all;
+	bool no_cache;
+};
+
+static const struct argp_option option_table[] = {
+	{ "target", KEY_TARGET, "NAME", 0, "The target", 1 },
+	{ "all", KEY_ALL, NULL, 0, "List identical functions too", 1 },
+	{ "no-cache", KEY_NO_CACHE, NULL, 0, "Compile again what is kept from earlier runs", 2 },
+	{ 0 },
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct match_options *o = state->input;
+
+	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &o->common;
+		return 0;
+	case KEY_TARGET:
+		o->target = arg;
+		return 0;
+	case KEY_ALL:
+		o->all = true;
+		return 0;
+	case KEY_NO_CACHE:
+		o->no_cache = true;
+		return 0;
+	case ARGP_KEY_ARG:
+		return pe_strv_add(&o->files, arg) ? 0 : ENOMEM;
+	case ARGP_KEY_END:
+		if (!o->target)
+			argp_error(state, "--target is missing");
+		if (!o->files.count)
+			argp_error(state, "which source FILE?");
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static const char doc[] =
+	"Compile sources unpatched and compare each function with the shipped program.\v"
+	"FILE is relative to the source root. Identical, identical after decoding relocations,\n"
+	"different (with the cause), or not in the binary. Example:\n"
+	"  care-build match --target db sql/item_func.cc mysys/my_malloc.c";
+
+static const char *const verdicts[] = {
+	[PE_MATCH_IDENTICAL] = "identical",
+	[PE_MATCH_RELOCATED] = "identical (relocations decoded)",
+	[PE_MATCH_DIFFERENT] = "different",
+	[PE_MATCH_ABSENT] = "not in the binary",
+};
+
+static void on_progress(void *ctx, const char *text)
+{
+	pe_progress_step(ctx, "%s", text);
+}
+
+static json_t *unit_json(const struct pe_unit *unit)
+{
+	json_t *json = pe_match_to_json(unit->match);
+	size_t identical, present;
+
+	pe_match_summary(unit->match, &identical, &present);
+	json_object_set_new(json, "source", json_string(unit->source));
+	json_object_set_new(json, "object", json_string(unit->object_name));
+	json_object_set_new(json, "total", json_integer((json_int_t)present));
+	return json;
+}
+
+static void unit_print(const struct pe_unit *unit, bool all)
+{
+	static const char *const titles[] = { "FUNCTION", ">ADDRESS", ">SIZE",
+					      "VERDICT",  "CAUSE",    NULL };
+	struct pe_table *table = NULL;
+	size_t counts[sizeof(verdicts) / sizeof(*verdicts)] = { 0 };
+
+	for (size_t i = 0; i < unit->match->function_count; i++) {
+		const struct pe_match_function *f = &unit->match->functions[i];
+		char address[32], size[32];
+
+		counts[f->verdict]++;
+		if (!all && f->verdict != PE_MATCH_DIFFERENT && f->verdict != PE_MATCH_ABSENT)
+			continue;
+		if (!table)
+			table = pe_table_new(titles);
+		snprintf(address, sizeof(address), "0x%" PRIx64, f->vaddr);
+		snprintf(size, sizeof(size), "%" PRIu64, f->symbol->size);
+		pe_table_row(table,
+			     (const char *const[]){ f->symbol->name, f->vaddr ? address : NULL,
+						    size, verdicts[f->verdict], f->cause });
+	}
+	printf("%s (%s): %zu identical, %zu identical after decoding relocations, %zu different, "
+	       "%zu not in the binary\n",
+	       unit->source, unit->object_name, counts[PE_MATCH_IDENTICAL],
+	       counts[PE_MATCH_RELOCATED], counts[PE_MATCH_DIFFERENT], counts[PE_MATCH_ABSENT]);
+	pe_table_print_and_free(table);
+}
+
+/* 100 only when all of them are. */
+static double percent(size_t identical, size_t total)
+{
+	return total ? 100.0 * (double)identical / (double)total : 0.0;
+}
+
+static void print(const struct pe_units *units, const struct match_options *o)
+{
+	json_t *list = json_array();
+	size_t identical = 0, total = 0;
+
+	for (size_t i = 0; i < units->count; i++) {
+		size_t unit_identical, unit_total;
+
+		pe_match_summary(units->items[i].match, &unit_identical, &unit_total);
+		identical += unit_identical;
+		total += unit_total;
+		if (o->common.json)
+			json_array_append_new(list, unit_json(&units->items[i]));
+		else
+			unit_print(&units->items[i], o->all);
+	}
+	if (o->common.json)
+		pe_cli_json(json_pack("{s:s, s:O, s:I, s:I, s:f}", "target", o->target, "units",
+				      list, "identical", (json_int_t)identical, "total",
+				      (json_int_t)total, "percent", percent(identical, total)));
+	else
+		printf("%zu of %zu identical (%.2f %%)\n", identical, total,
+		       percent(identical, total));
+	json_decref(list);
+}
+
+static struct pe_error *match(const struct match_options *o, struct pe_build *build,
+			      struct pe_units *units)
+{
+	for (size_t i = 0; i < o->files.count; i++) {
+		pe_auto_free char *source = NULL;
+		struct pe_error *err = pe_build_source_path(build, o->files.items[i], &source);
+
+		if (!err)
+			err = pe_units_add(build, units, source);
+		if (err)
+			return err;
+	}
+
+	struct pe_error *err = pe_units_compile(build, units, NULL);
+
+	return err ? err : pe_units_match(build, units);
+}
+
+static struct pe_error *match_target(const struct match_options *o,
+				     const struct pe_build_target *target)
+{
+	pe_auto_temp_dir struct pe_temp_dir temp = { 0 };
+	struct pe_progress progress;
+	struct pe_build build;
+	struct pe_units units = { 0 };
+	struct pe_error *err = pe_temp_dir_init(&temp);
+
+	if (!err)
+		err = pe_build_open(target, temp.path, &build);
+	if (err)
+		return err;
+	pe_progress_init(&progress, !o->common.json && !o->common.quiet);
+	build.progress = on_progress;
+	build.progress_ctx = &progress;
+	build.no_cache = o->no_cache;
+	err = match(o, &build, &units);
+	pe_progress_done(&progress);
+	if (!err)
+		print(&units, o);
+	pe_units_deinit(&units);
+	pe_build_close(&build);
+	return err;
+}
+
+struct pe_error *care_build_match(int argc, char **argv, bool *json)
+{
+	static const struct argp_child children[] = { { &care_build_common_argp }, { 0 } };
+	static const struct argp argp = { option_table, parse, "FILE...", doc, children };
+	struct match_options o = { 0 };
+	struct pe_build_target *target = NULL;
+
+	argp_parse(&argp, argc, argv, 0, NULL, &o);
+	*json = o.common.json;
+
+	struct pe_error *err = pe_store_load(o.target, &target);
+
+	if (!err)
+		err = match_target(&o, target);
+	pe_build_target_free(target);
+	pe_strv_deinit(&o.files);
+	return err;
+}

@@ -1,0 +1,382 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* care-build patch: make a patch file from diffs. */
+#include "build/files.h"
+#include "build/make.h"
+#include "cli/care_build.h"
+#include "engine/cleanup.h"
+#include "engine/patch.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum {
+	KEY_TARGET = 't',
+	KEY_NAME = 'n',
+	KEY_DIFF = 'd',
+	KEY_OUT = 'o',
+	KEY_DESCRIPTION = 256,
+	KEY_CVE,
+	KEY_CVSS,
+	KEY_URL,
+	KEY_KIND,
+	KEY_LEVEL,
+	KEY_INDEPENDENT,
+	KEY_DEPENDENT,
+	KEY_DRY_RUN,
+	KEY_KEEP,
+	KEY_NO_CACHE,
+	KEY_MAX_UNITS,
+};
+
+struct patch_options {
+	struct care_build_common common;
+	const char *target, *name, *out, *description, *kind, *keep;
+	struct pe_strv diffs, cves, scores, urls;
+	unsigned long level, max_units;
+	bool independent, dependent, dry_run, no_cache;
+};
+
+static const struct argp_option option_table[] = {
+	{ "target", KEY_TARGET, "NAME", 0, "The target to patch", 1 },
+	{ "name", KEY_NAME, "NAME", 0, "Name of the patch", 1 },
+	{ "diff", KEY_DIFF, "FILE", 0, "Unified diff to the source; may repeat, applied in order",
+	  1 },
+	{ "output", KEY_OUT, "FILE", 0, "The patch file to write", 1 },
+	{ "description", KEY_DESCRIPTION, "TEXT", 0, "What it fixes, in a sentence", 2 },
+	{ "cve", KEY_CVE, "ID", 0, "A CVE that it fixes; may repeat", 2 },
+	{ "cvss", KEY_CVSS, "SCORE", 0, "Score of the CVE named before", 2 },
+	{ "url", KEY_URL, "URL", 0, "Page of the CVE named before", 2 },
+	{ "kind", KEY_KIND, "KIND", 0, "security or bugfix (default: security with a --cve)", 2 },
+	{ "level", KEY_LEVEL, "N", 0, "Patch level (default 0: none)", 2 },
+	{ "independent", KEY_INDEPENDENT, NULL, 0,
+	  "Its functions may change one by one: no new one relies on another new one", 3 },
+	{ "dependent", KEY_DEPENDENT, NULL, 0, "All its functions must change at one moment", 3 },
+	{ "dry-run", KEY_DRY_RUN, NULL, 0, "Do everything but write the file", 4 },
+	{ "keep", KEY_KEEP, "DIR", 0, "Keep the patched source tree in DIR (new or empty)", 4 },
+	{ "no-cache", KEY_NO_CACHE, NULL, 0, "Compile again what is kept from earlier runs", 4 },
+	{ "max-units", KEY_MAX_UNITS, "N", 0,
+	  "Refuse a changed header that more than N sources include (default 32)", 4 },
+	{ 0 },
+};
+
+static error_t parse_number(const char *arg, unsigned long max, unsigned long *ret,
+			    struct argp_state *state, const char *option)
+{
+	char *end;
+
+	errno = 0;
+	*ret = strtoul(arg, &end, 10);
+	if (errno || end == arg || *end || *ret > max || *arg == '-')
+		argp_error(state, "%s wants a number up to %lu, not \"%s\"", option, max, arg);
+	return 0;
+}
+
+/* --cvss and --url belong to the --cve before them: fills the list up to there. */
+static error_t parse_cve_fact(struct patch_options *o, struct pe_strv *list, const char *arg,
+			      struct argp_state *state)
+{
+	if (!o->cves.count)
+		argp_error(state, "--cvss and --url stand behind their --cve");
+	while (list->count + 1 < o->cves.count) {
+		if (!pe_strv_add(list, ""))
+			return ENOMEM;
+	}
+	if (list->count == o->cves.count)
+		argp_error(state, "%s has that already", o->cves.items[o->cves.count - 1]);
+	return pe_strv_add(list, arg) ? 0 : ENOMEM;
+}
+
+static void parse_end(const struct patch_options *o, struct argp_state *state)
+{
+	if (!o->target || !o->name || !o->diffs.count)
+		argp_error(state, "--target, --name and --diff are needed");
+	if (!o->out && !o->dry_run)
+		argp_error(state, "-o FILE is missing");
+	if (o->independent && o->dependent)
+		argp_error(state, "--independent or --dependent, not both");
+	if (o->kind && strcmp(o->kind, "security") && strcmp(o->kind, "bugfix"))
+		argp_error(state, "--kind is security or bugfix");
+}
+
+static error_t parse_text(int key, const char *arg, struct patch_options *o)
+{
+	const struct {
+		int key;
+		const char **value;
+	} texts[] = {
+		{ KEY_TARGET, &o->target },
+		{ KEY_NAME, &o->name },
+		{ KEY_OUT, &o->out },
+		{ KEY_KIND, &o->kind },
+		{ KEY_DESCRIPTION, &o->description },
+		{ KEY_KEEP, &o->keep },
+	};
+
+	for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++) {
+		if (texts[i].key == key) {
+			*texts[i].value = arg;
+			return 0;
+		}
+	}
+	return ARGP_ERR_UNKNOWN;
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct patch_options *o = state->input;
+
+	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &o->common;
+		return 0;
+	case KEY_DIFF:
+		return pe_strv_add(&o->diffs, arg) ? 0 : ENOMEM;
+	case KEY_CVE:
+		return pe_strv_add(&o->cves, arg) ? 0 : ENOMEM;
+	case KEY_CVSS:
+		return parse_cve_fact(o, &o->scores, arg, state);
+	case KEY_URL:
+		return parse_cve_fact(o, &o->urls, arg, state);
+	case KEY_LEVEL:
+		return parse_number(arg, UINT32_MAX, &o->level, state, "--level");
+	case KEY_MAX_UNITS:
+		return parse_number(arg, 100000, &o->max_units, state, "--max-units");
+	case KEY_INDEPENDENT:
+		o->independent = true;
+		return 0;
+	case KEY_DEPENDENT:
+		o->dependent = true;
+		return 0;
+	case KEY_DRY_RUN:
+		o->dry_run = true;
+		return 0;
+	case KEY_NO_CACHE:
+		o->no_cache = true;
+		return 0;
+	case ARGP_KEY_ARG: /* "--diff a.diff b.diff" */
+		return o->diffs.count && pe_strv_add(&o->diffs, arg) ? 0 : ARGP_ERR_UNKNOWN;
+	case ARGP_KEY_END:
+		parse_end(o, state);
+		return 0;
+	default:
+		return parse_text(key, arg, o);
+	}
+}
+
+static const char doc[] =
+	"Make a patch file from a diff.\v"
+	"The source is compiled with and without the diff, the unpatched code is compared with\n"
+	"the shipped program, and the functions that differ, with what they need, go into the\n"
+	"patch. What cannot be patched safely is refused with the reason. Example:\n"
+	"  care-build patch --target db --name fix-1 --diff fix.diff \\\n"
+	"    --cve CVE-2026-1 --cvss 7.5 -o fix-1.cpatch";
+
+/* ---- the manifest that its maker says ---- */
+
+static struct pe_error *copy_text(const char *text, char **ret)
+{
+	*ret = text && *text ? strdup(text) : NULL;
+	return *ret || !text || !*text ? NULL : pe_error_nomem();
+}
+
+static struct pe_error *manifest_fill(const struct patch_options *o, struct pe_patch *patch)
+{
+	const char *kind = o->kind ? o->kind : o->cves.count ? "security" : "bugfix";
+	struct pe_error *err = copy_text(o->name, &patch->name);
+
+	if (!err)
+		err = copy_text(o->description, &patch->description);
+	if (!err)
+		err = copy_text(kind, &patch->kind);
+	patch->level = (uint32_t)o->level;
+	patch->cves = calloc(o->cves.count + 1, sizeof(*patch->cves));
+	if (!err && !patch->cves)
+		err = pe_error_nomem();
+	for (size_t i = 0; !err && i < o->cves.count; i++) {
+		struct pe_patch_cve *cve = &patch->cves[patch->cve_count++];
+
+		err = copy_text(o->cves.items[i], &cve->id);
+		if (!err && i < o->scores.count)
+			err = copy_text(o->scores.items[i], &cve->cvss);
+		if (!err && i < o->urls.count)
+			err = copy_text(o->urls.items[i], &cve->url);
+	}
+	return err;
+}
+
+/* ---- the report ---- */
+
+static const char *const kinds[] = {
+	[PE_CHANGED_REPLACED] = "replaced",
+	[PE_CHANGED_NEW] = "new",
+	[PE_CHANGED_DATA_NEW] = "new data",
+};
+
+static uint64_t patch_size(const struct pe_patch *patch)
+{
+	uint64_t size = 0;
+
+	for (size_t i = 0; i < patch->section_count; i++)
+		size += patch->sections[i].size;
+	return size;
+}
+
+static void report_json(const struct patch_options *o, const struct pe_patch *patch,
+			const struct pe_make_result *result)
+{
+	json_t *items = json_array(), *notes = json_array(), *root;
+
+	for (size_t i = 0; i < result->report.count; i++) {
+		const struct pe_select_item *item = &result->report.items[i];
+
+		json_array_append_new(items, json_pack("{s:s?, s:s?, s:s, s:s?, s:I, s:I}", "name",
+						       item->name, "symbol", item->symbol, "kind",
+						       kinds[item->kind], "reason", item->reason,
+						       "old_size", (json_int_t)item->old_size,
+						       "new_size", (json_int_t)item->new_size));
+	}
+	for (size_t i = 0; i < result->notes.count; i++)
+		json_array_append_new(notes, json_string(result->notes.items[i]));
+	root = json_pack("{s:s, s:s?, s:b, s:I, s:I, s:o, s:o}", "name", patch->name, "file",
+			 o->dry_run ? NULL : o->out, "independent", patch->independent, "size",
+			 (json_int_t)patch_size(patch), "outside_symbols",
+			 (json_int_t)result->report.outside_symbols, "changes", items, "notes",
+			 notes);
+	pe_cli_json(root);
+}
+
+static void report_print(const struct patch_options *o, const struct pe_patch *patch,
+			 const struct pe_make_result *result)
+{
+	static const char *const titles[] = { "NAME", "KIND", ">OLD", ">NEW", "REASON", NULL };
+	struct pe_table *table = pe_table_new(titles);
+	char bytes[32];
+
+	for (size_t i = 0; i < result->report.count; i++) {
+		const struct pe_select_item *item = &result->report.items[i];
+		char old[32], new[32];
+
+		snprintf(old, sizeof(old), "%" PRIu64, item->old_size);
+		snprintf(new, sizeof(new), "%" PRIu64, item->new_size);
+		pe_table_row(table,
+			     (const char *const[]){ item->name, kinds[item->kind],
+						    item->kind == PE_CHANGED_REPLACED ? old : NULL,
+						    new, item->reason });
+	}
+	pe_table_print_and_free(table);
+	for (size_t i = 0; i < result->notes.count; i++)
+		printf("note: %s\n", result->notes.items[i]);
+	printf("%s: %zu functions replaced, %s, %zu outside symbols, %s\n",
+	       o->dry_run ? "would be written" : o->out, patch->function_count,
+	       pe_format_bytes(patch_size(patch), bytes), result->report.outside_symbols,
+	       patch->independent ? "independent" : "switched at one moment");
+}
+
+/* ---- the work ---- */
+
+static void on_progress(void *ctx, const char *text)
+{
+	pe_progress_step(ctx, "%s", text);
+}
+
+/* Where the patched tree goes: --keep DIR, or below the temporary directory. */
+static struct pe_error *work_directory(const struct patch_options *o, const char *temp, char **ret)
+{
+	pe_auto_free char *path = o->keep ? strdup(o->keep) : pe_format("%s/tree", temp);
+	pe_auto_strv struct pe_strv names = { 0 };
+	struct pe_error *err = path ? pe_dir_make(path) : pe_error_nomem();
+
+	if (!err)
+		err = pe_dir_list(path, &names);
+	if (!err && names.count)
+		err = pe_error_new(PE_ERR_USAGE, "%s is not empty", path);
+	if (err)
+		return err;
+	*ret = realpath(path, NULL);
+	return *ret ? NULL : pe_error_errno(errno, "cannot resolve %s", path);
+}
+
+static struct pe_error *patch_make(const struct patch_options *o, const struct pe_build *build,
+				   const char *work)
+{
+	const struct pe_make_options options = {
+		.diffs = &o->diffs,
+		.max_units = o->max_units,
+		.select = { .force_dependent = o->dependent, .force_independent = o->independent },
+		.work = work,
+	};
+	struct pe_patch *patch = pe_patch_new();
+	struct pe_make_result result = { 0 };
+	struct pe_error *err = patch ? manifest_fill(o, patch) : pe_error_nomem();
+
+	if (!err)
+		err = pe_make_patch(build, &options, patch, &result);
+	if (!err)
+		err = o->dry_run ? pe_patch_check(patch) : pe_patch_write(patch, o->out);
+	if (build->progress_ctx)
+		pe_progress_done(build->progress_ctx);
+	if (!err && o->common.json)
+		report_json(o, patch, &result);
+	else if (!err)
+		report_print(o, patch, &result);
+	pe_make_result_deinit(&result);
+	pe_patch_free(patch);
+	return err;
+}
+
+static struct pe_error *patch_target(const struct patch_options *o,
+				     const struct pe_build_target *target)
+{
+	pe_auto_temp_dir struct pe_temp_dir temp = { 0 };
+	pe_auto_free char *work = NULL;
+	struct pe_progress progress;
+	struct pe_build build;
+	struct pe_error *err = pe_temp_dir_init(&temp);
+
+	if (!err)
+		err = work_directory(o, temp.path, &work);
+	if (!err)
+		err = pe_build_open(target, temp.path, &build);
+	if (err)
+		return err;
+	pe_progress_init(&progress, !o->common.json && !o->common.quiet);
+	build.progress = on_progress;
+	build.progress_ctx = &progress;
+	build.no_cache = o->no_cache;
+	err = patch_make(o, &build, work);
+	pe_build_close(&build);
+	return err;
+}
+
+static void options_deinit(struct patch_options *o)
+{
+	pe_strv_deinit(&o->diffs);
+	pe_strv_deinit(&o->cves);
+	pe_strv_deinit(&o->scores);
+	pe_strv_deinit(&o->urls);
+}
+
+struct pe_error *care_build_patch(int argc, char **argv, bool *json)
+{
+	static const struct argp_child children[] = { { &care_build_common_argp }, { 0 } };
+	static const struct argp argp = { option_table, parse, NULL, doc, children };
+	__attribute__((cleanup(options_deinit))) struct patch_options o = { .max_units = 32 };
+	struct pe_build_target *target = NULL;
+
+	argp_parse(&argp, argc, argv, 0, NULL, &o);
+	*json = o.common.json;
+	if (!pe_name_valid(o.name))
+		return pe_error_new(PE_ERR_USAGE,
+				    "\"%s\" is not a valid patch name (letters, digits, . _ + -, "
+				    "at most 64)",
+				    o.name);
+
+	struct pe_error *err = pe_store_load(o.target, &target);
+
+	if (!err)
+		err = patch_target(&o, target);
+	pe_build_target_free(target);
+	return err;
+}
