@@ -296,8 +296,7 @@ struct pe_error *switch_back(struct pe_target *target, struct ledger *ledger, bo
  * *kept (owned; NULL when it was unmapped). @view of the stop that reverted it, or NULL.
  */
 struct pe_error *release(struct pe_target *target, struct ledger *ledger,
-			 const struct stop_view *view, uint64_t deadline,
-			 char **kept) pe_must_check;
+			 const struct stop_view *view, char **kept) pe_must_check;
 /* True when no thread is left in the old code of an applied patch. Stops nobody. */
 struct pe_error *settled(const struct pe_target *target, const struct ledger *ledger, bool *ret,
 			 size_t *threads) pe_must_check;

@@ -124,11 +124,10 @@ static struct pe_error *is_committed(struct pe_target *target, const struct ledg
 }
 
 static struct pe_error *try_release(struct pe_target *target, struct ledger *ledger,
-				    const struct stop_view *view, uint64_t deadline,
-				    struct pe_recovery *ret)
+				    const struct stop_view *view, struct pe_recovery *ret)
 {
 	pe_auto_free char *kept = NULL;
-	struct pe_error *err = release(target, ledger, view, deadline, &kept);
+	struct pe_error *err = release(target, ledger, view, &kept);
 
 	if (!err && !kept) {
 		ret->released++;
@@ -145,7 +144,7 @@ static struct pe_error *take_back(struct pe_target *target, struct ledger *ledge
 	struct pe_error *err = switch_back(target, ledger, false, NULL, deadline, &result, &view);
 
 	if (!err)
-		err = try_release(target, ledger, &view, deadline, ret);
+		err = try_release(target, ledger, &view, ret);
 	stop_view_deinit(&view);
 	pe_switch_result_deinit(&result);
 	return err;
@@ -224,7 +223,7 @@ static struct pe_error *recover_one(struct pe_target *target, struct ledger *led
 		err = recover_reverting(target, ledger, deadline, ret);
 		break;
 	case PE_STATE_REVERTED:
-		return try_release(target, ledger, NULL, deadline, ret);
+		return try_release(target, ledger, NULL, ret);
 	default:
 		err = NULL;
 	}

@@ -24,6 +24,7 @@
 #include "engine/cleanup.h"
 
 static const uint64_t red_zone = 128;
+static const uint64_t patience_us = 2000000;
 static const uint64_t chunk_size = 1 << 20;
 static const uint64_t page_present = 3ULL << 62; /* or swapped; /proc/PID/pagemap */
 static const uint64_t largest_by_read = 1ULL << 40;
@@ -316,8 +317,10 @@ static struct pe_error *why_kept(struct pe_target *target, struct ledger *ledger
 }
 
 struct pe_error *release(struct pe_target *target, struct ledger *ledger,
-			 const struct stop_view *view, uint64_t deadline, char **kept)
+			 const struct stop_view *view, char **kept)
 {
+	/* It is not urgent: whoever comes next does it, when this is not the moment. */
+	uint64_t deadline = pe_now_us() + patience_us;
 	struct stop_view own = { 0 };
 	struct pe_error *err = NULL;
 

@@ -133,7 +133,7 @@ static struct pe_error *revert_ledger(struct pe_target *target, struct ledger *l
 
 	if (!err) {
 		report(options, "reverted; releasing its memory");
-		err = release(target, ledger, &view, deadline, &kept);
+		err = release(target, ledger, &view, &kept);
 	}
 	if (!err && kept) {
 		result->memory_kept = true;
