@@ -17,9 +17,19 @@ struct pe_unit_objects {
 	const struct pe_match *match; /* of base against the image */
 };
 
+/* Lines of an old source file that a diff touches. */
+struct pe_source_lines {
+	const char *file;	   /* path in the source tree */
+	unsigned long first, last; /* an insertion: the line before it, twice */
+};
+
 struct pe_select_options {
 	bool force_dependent;	/* --dependent */
 	bool force_independent; /* --independent: refused where DESIGN 5.4 says so */
+	/* What the diffs touch: tells a function that changed from one that inlines it. May be
+	 * none; then reasons say less. */
+	const struct pe_source_lines *lines;
+	size_t line_count;
 };
 
 enum pe_changed_kind {

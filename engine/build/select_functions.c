@@ -74,9 +74,9 @@ static struct pe_error *entangle(struct pe_sel *sel, const char *caller, const c
 	return NULL;
 }
 
-/* A replaced function that calls another replaced one, whose body the compiler knew. */
-static struct pe_error *find_entangled(struct pe_sel *sel, struct pe_sel_unit *unit,
-				       const struct pe_object_symbol *p)
+/* A replaced function that @p calls and whose body the compiler knew; NULL when there is none. */
+static const struct pe_object_symbol *known_callee(const struct pe_sel_unit *unit,
+						   const struct pe_object_symbol *p)
 {
 	const struct pe_object_section *s = p->section;
 	size_t count;
@@ -86,48 +86,46 @@ static struct pe_error *find_entangled(struct pe_sel *sel, struct pe_sel_unit *u
 	for (size_t i = 0; i < count; i++) {
 		struct pe_sel_ref ref = pe_sel_ref_of(&unit->patched, s, &relocs[i]);
 
-		if (!ref.symbol || ref.symbol == p || !ref.section ||
-		    !unit->symbols[ref.symbol->index].replaced || !body_known(ref.symbol) ||
-		    (relocs[i].type != R_X86_64_PLT32 && relocs[i].type != R_X86_64_PC32))
-			continue;
-		struct pe_error *err = entangle(sel, p->name, ref.symbol->name,
-						"knows which registers are left alone by");
-		if (err)
-			return err;
+		if (ref.symbol && ref.symbol != p && ref.section &&
+		    unit->symbols[ref.symbol->index].replaced && body_known(ref.symbol) &&
+		    (relocs[i].type == R_X86_64_PLT32 || relocs[i].type == R_X86_64_PC32))
+			return ref.symbol;
 	}
 	return NULL;
 }
 
-static bool inlines_changed(const struct pe_sel_unit *unit, const char *names)
+static struct pe_error *set_reason(struct pe_sel_symbol *s, const char *how, const char *what)
 {
-	for (size_t i = 1; i < unit->in->patched->symbol_count; i++) {
-		const struct pe_object_symbol *p = &unit->in->patched->symbols[i];
-
-		if (unit->symbols[i].state == PE_SEL_CHANGED && !strcmp(p->name, names))
-			return true;
-	}
-	return false;
-}
-
-/* "inlines foo()" where a changed function that has no code of its own accounts for the change. */
-static struct pe_error *explain(struct pe_sel *sel, struct pe_sel_unit *unit,
-				const struct pe_object_symbol *p)
-{
-	struct pe_sel_symbol *s = &unit->symbols[p->index];
-	pe_auto_free char *inlined = NULL;
+	pe_auto_free char *name = pe_demangle(what);
 	char *reason;
 
-	struct pe_error *err = pe_sel_inlined_change(unit, p, &inlined);
-	if (err || !inlined)
-		return err;
-	pe_auto_free char *name = pe_demangle(inlined);
-	if (!name || asprintf(&reason, "inlines %s%s", name, strchr(name, '(') ? "" : "()") < 0)
+	if (!name || asprintf(&reason, "%s %s%s", how, name, strchr(name, '(') ? "" : "()") < 0)
 		return pe_error_nomem();
 	free(s->reason);
 	s->reason = reason;
-	if (inlines_changed(unit, inlined))
-		return entangle(sel, p->name, inlined, "inlines");
 	return NULL;
+}
+
+/* "inlines foo()" or "compiled with foo()" where another function accounts for the change. */
+static struct pe_error *explain(struct pe_sel *sel, struct pe_sel_unit *unit,
+				const struct pe_object_symbol *p)
+{
+	const struct pe_object_symbol *callee = known_callee(unit, p);
+	struct pe_sel_symbol *s = &unit->symbols[p->index];
+	pe_auto_free char *inlined = NULL;
+	enum pe_sel_why why;
+
+	struct pe_error *err = pe_sel_why(sel, unit, p, &why, &inlined);
+	if (!err && inlined)
+		err = set_reason(s, "inlines", inlined);
+	else if (!err && why == PE_SEL_WHY_OTHER && callee)
+		err = set_reason(s, "compiled with", callee->name);
+	if (!err && inlined)
+		err = entangle(sel, p->name, inlined, "inlines");
+	if (!err && callee)
+		err = entangle(sel, p->name, callee->name,
+			       "knows which registers are left alone by");
+	return err;
 }
 
 struct pe_error *pe_sel_functions(struct pe_sel *sel)
@@ -153,9 +151,7 @@ struct pe_error *pe_sel_functions(struct pe_sel *sel)
 
 			if (!unit->symbols[i].reason)
 				continue;
-			err = find_entangled(sel, unit, p);
-			if (!err)
-				err = explain(sel, unit, p);
+			err = explain(sel, unit, p);
 		}
 	}
 	if (!err && !sel->replaced_count)

@@ -179,12 +179,20 @@ struct pe_error *pe_sel_functions(struct pe_sel *sel) pe_must_check;
 
 /* ---- select_inlines.c ---- */
 
+/* Why a function's code changed. */
+enum pe_sel_why {
+	PE_SEL_WHY_SELF,    /* its own source; or it cannot be told */
+	PE_SEL_WHY_INLINES, /* a changed function is inlined into it */
+	PE_SEL_WHY_OTHER,   /* neither: the compiler saw another function change */
+};
+
 /*
- * The inlined function that accounts for the change of @p, by debug information: *name is NULL
- * when the function itself changed, or when it cannot be told. Owned by the caller.
+ * Tells by debug information and the lines that the diff touches. *name: the inlined function's
+ * symbol name, NULL unless INLINES; owned by the caller.
  */
-struct pe_error *pe_sel_inlined_change(const struct pe_sel_unit *unit,
-				       const struct pe_object_symbol *p, char **name) pe_must_check;
+struct pe_error *pe_sel_why(const struct pe_sel *sel, const struct pe_sel_unit *unit,
+			    const struct pe_object_symbol *p, enum pe_sel_why *why,
+			    char **name) pe_must_check;
 
 /* ---- select_closure.c ---- */
 

@@ -134,12 +134,16 @@ static void callers_that_inlined_a_changed_function_are_replaced(void **state)
 	struct fixture f;
 	pe_auto_free char *patched = strdup(base);
 
+	static const struct pe_source_lines lines[] = { { "unit.src", 1, 1 } };
+	static const struct pe_select_options options = { .lines = lines, .line_count = 1 };
+
 	*strchr(strstr(patched, "+ 3"), '3') = '4';
-	fixture_make(&f, "-x c -fPIE", base, patched, NULL);
+	fixture_make(&f, "-x c -fPIE", base, patched, &options);
 	assert_made(&f);
 	assert_int_equal(f.patch->function_count, 2);
 	assert_non_null(find_function(&f, "a"));
 	assert_non_null(find_function(&f, "b"));
+	assert_string_equal(find_function(&f, "a")->reason, "inlines rule()");
 	assert_false(f.patch->independent);
 	fixture_free(&f);
 }
