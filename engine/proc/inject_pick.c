@@ -16,6 +16,7 @@
 
 #include "engine/cleanup.h"
 #include "inject.h"
+#include "locks.h"
 
 enum { TRIES_MAX = 24, PATIENCE_US = 50000, PAUSE_US = 1000 };
 
@@ -120,14 +121,23 @@ static struct pe_error *check_held(const struct pe_injector *injector,
 	return NULL;
 }
 
+/* What a thread must be fit for. */
+struct wish {
+	enum pe_inject_for purpose;
+	struct lock_code locks; /* for a function */
+};
+
 static struct pe_error *try_candidate(struct pe_injector *injector,
-				      const struct candidate *candidate, enum pe_inject_for purpose)
+				      const struct candidate *candidate, const struct wish *wish)
 {
 	struct pe_error *err = inject_hold(injector, candidate->thread->tid);
 
 	if (err)
 		return err;
-	err = check_held(injector, candidate, purpose);
+	err = check_held(injector, candidate, wish->purpose);
+	if (!err && wish->purpose == PE_INJECT_FUNCTION)
+		err = lock_code_check(&wish->locks, injector->target, injector->tid,
+				      &injector->regs);
 	/* The frame is built now, so that a thread that cannot take it is found unfit here. */
 	if (!err)
 		err = inject_prepare(injector);
@@ -137,17 +147,17 @@ static struct pe_error *try_candidate(struct pe_injector *injector,
 }
 
 static struct pe_error *try_all(struct pe_injector *injector, struct candidate *candidates,
-				size_t count, enum pe_inject_for purpose)
+				size_t count, const struct wish *wish)
 {
 	struct pe_error *err = NULL;
 	size_t tries = 0;
 
 	for (size_t i = 0; i < count && tries < TRIES_MAX; i++) {
-		if (!rank_fits(candidates[i].rank, purpose))
+		if (!rank_fits(candidates[i].rank, wish->purpose))
 			continue;
 		tries++;
 		pe_error_free(err);
-		err = try_candidate(injector, &candidates[i], purpose);
+		err = try_candidate(injector, &candidates[i], wish);
 		if (!err)
 			return NULL;
 	}
@@ -163,7 +173,7 @@ static struct pe_error *try_all(struct pe_injector *injector, struct candidate *
 			     injector->target->pid);
 }
 
-static struct pe_error *pick(struct pe_injector *injector, enum pe_inject_for purpose)
+static struct pe_error *pick(struct pe_injector *injector, const struct wish *wish)
 {
 	struct pe_threads threads;
 	struct pe_error *err = pe_target_threads(injector->target, &threads);
@@ -179,7 +189,7 @@ static struct pe_error *pick(struct pe_injector *injector, enum pe_inject_for pu
 	}
 	if (candidates) {
 		qsort(candidates, threads.count, sizeof(*candidates), by_rank);
-		err = try_all(injector, candidates, threads.count, purpose);
+		err = try_all(injector, candidates, threads.count, wish);
 	} else {
 		err = pe_error_nomem();
 	}
@@ -187,38 +197,48 @@ static struct pe_error *pick(struct pe_injector *injector, enum pe_inject_for pu
 	return err;
 }
 
+/* Threads go to sleep and wake up all the time: a moment later one may be fit. */
+static struct pe_error *pick_patiently(struct pe_injector *injector, const struct wish *wish)
+{
+	for (uint64_t end = pe_now_us() + PATIENCE_US;;) {
+		struct pe_error *err = pick(injector, wish);
+
+		if (!err || err->code != PE_ERR_BUSY || pe_now_us() >= end)
+			return err;
+		pe_error_free(err);
+		usleep(PAUSE_US);
+	}
+}
+
 struct pe_error *pe_inject_begin(struct pe_target *target, enum pe_inject_for purpose,
 				 struct pe_injector **ret)
 {
-	struct pe_injector *injector;
+	struct pe_injector *injector = NULL;
+	struct wish wish = { .purpose = purpose };
 	struct pe_error *err = pe_target_alive(target);
 	pid_t tracer = err ? 0 : pe_target_tracer(target);
 
 	if (tracer)
 		err = pe_error_new(PE_ERR_BUSY, "process %d is traced by process %d", target->pid,
 				   tracer);
+	if (!err && purpose == PE_INJECT_FUNCTION)
+		err = lock_code_find(target, &wish.locks);
 	if (!err)
 		err = inject_new(target, &injector);
-	if (err)
-		return err;
-	/* Threads go to sleep and wake up all the time: a moment later one may be fit. */
-	for (uint64_t end = pe_now_us() + PATIENCE_US;;) {
-		err = pick(injector, purpose);
-		if (!err || err->code != PE_ERR_BUSY || pe_now_us() >= end)
-			break;
-		pe_error_free(err);
-		usleep(PAUSE_US);
+	if (!err)
+		err = pick_patiently(injector, &wish);
+	lock_code_deinit(&wish.locks);
+	if (!err) {
+		*ret = injector;
+		return NULL;
 	}
-	if (err) {
-		struct pe_error *dead = pe_target_alive(target);
-
-		if (dead) {
-			pe_error_free(err);
-			err = dead;
-		}
+	if (injector)
 		pe_error_free(pe_inject_end(injector));
+
+	struct pe_error *dead = pe_target_alive(target);
+
+	if (!dead)
 		return err;
-	}
-	*ret = injector;
-	return NULL;
+	pe_error_free(err);
+	return dead;
 }

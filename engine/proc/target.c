@@ -135,6 +135,13 @@ static struct pe_error *open_checks(pid_t pid, struct task_stat *stat)
 		return pe_error_new(PE_ERR_NO_TARGET, "%d (%s) is a thread of the kernel", pid,
 				    stat->comm);
 
+	if (stat->state == 'Z' && stat->num_threads > 1)
+		return pe_error_new(PE_ERR_UNSUPPORTED,
+				    "the first thread of process %d has exited before the others",
+				    pid);
+	if (stat->state == 'Z')
+		return pe_error_new(PE_ERR_NO_TARGET, "process %d is dead (a zombie)", pid);
+
 	snprintf(path, sizeof(path), "/proc/%d/status", pid);
 	long tgid = status_number(path, "\nTgid:");
 
