@@ -57,8 +57,11 @@ static enum rank rank_thread(const struct pe_thread *thread)
 	case SYS_epoll_pwait:
 	case SYS_rt_sigtimedwait:
 		return RANK_EINTR;
+	case SYS_restart_syscall:
+		/* A poll or timed wait after an earlier stop: its real number is lost. We let the
+		 * kernel restart it; were we killed, it would show EINTR. */
+		return RANK_EINTR;
 	default:
-		/* restart_syscall among them: its real number is lost. */
 		return RANK_UNFIT;
 	}
 }
@@ -105,7 +108,7 @@ static struct pe_error *check_held(const struct pe_injector *injector,
 
 	if (tracee_in_syscall(regs)) {
 		(void)proc_read_some(injector->target, regs->rip - 2, code, sizeof(code));
-		if (code[0] != 0x0f || code[1] != 0x05 || regs->orig_rax == SYS_restart_syscall)
+		if (code[0] != 0x0f || code[1] != 0x05)
 			return pe_error_new(PE_ERR_BUSY,
 					    "thread %d is in a system call that cannot be issued "
 					    "again",
