@@ -186,12 +186,24 @@ static size_t code_kind(const struct pe_object_section *section)
 	return i;
 }
 
-/* Is @vaddr between two functions that are surely of this object, of the same kind of code? */
-static bool among_own(const struct pe_match *match, const struct pe_object_symbol *symbol,
-		      uint64_t vaddr)
+/* Before, in the order in which the compiler wrote them? */
+static bool written_before(const struct pe_object_symbol *a, const struct pe_object_symbol *b)
 {
-	bool below = false, above = false;
+	if (a->section != b->section)
+		return a->section->index < b->section->index;
+	return a->value < b->value;
+}
 
+/*
+ * The functions before and behind @symbol, in the object and of the same kind of code, whose
+ * addresses are sure; 0 when there is none.
+ */
+static void neighbours(const struct pe_match *match, const struct pe_object_symbol *symbol,
+		       uint64_t *before, uint64_t *behind)
+{
+	const struct pe_object_symbol *low = NULL, *high = NULL;
+
+	*before = *behind = 0;
 	for (size_t i = 0; i < match->function_count; i++) {
 		const struct pe_match_function *other = &match->functions[i];
 
@@ -199,10 +211,16 @@ static bool among_own(const struct pe_match *match, const struct pe_object_symbo
 		    other->verdict > PE_MATCH_RELOCATED ||
 		    code_kind(other->symbol->section) != code_kind(symbol->section))
 			continue;
-		below |= other->vaddr < vaddr;
-		above |= other->vaddr > vaddr;
+		if (written_before(other->symbol, symbol) &&
+		    (!low || written_before(low, other->symbol))) {
+			low = other->symbol;
+			*before = other->vaddr;
+		} else if (written_before(symbol, other->symbol) &&
+			   (!high || written_before(other->symbol, high))) {
+			high = other->symbol;
+			*behind = other->vaddr;
+		}
 	}
-	return below && above;
 }
 
 /* Leaves in @list only those that are equal to the function. */
@@ -226,17 +244,30 @@ static void keep_equal(struct match_state *state, const struct pe_object_symbol 
 	list->count = kept;
 }
 
+/*
+ * Of equal copies, the one of this object: its code lies together in the image, in the order in
+ * which the compiler wrote it, so that no other copy can be nearer to its neighbours.
+ */
 static void keep_own(const struct pe_match *match, const struct pe_object_symbol *symbol,
 		     struct candidates *list)
 {
-	size_t kept = 0;
+	uint64_t before, behind, best = 0;
 
+	neighbours(match, symbol, &before, &behind);
+	if ((!before && !behind) || (before && behind && before > behind))
+		return;
 	for (size_t i = 0; i < list->count; i++) {
-		if (among_own(match, symbol, list->vaddrs[i]))
-			list->vaddrs[kept++] = list->vaddrs[i];
+		uint64_t vaddr = list->vaddrs[i];
+
+		if (vaddr < before || (behind && vaddr > behind))
+			continue;
+		if (best == 0 || (before ? vaddr < best : vaddr > best))
+			best = vaddr;
 	}
-	if (kept > 0)
-		list->count = kept;
+	if (best == 0)
+		return;
+	list->vaddrs[0] = best;
+	list->count = 1;
 }
 
 /* Settles one function that has candidates; false when it must wait for others. */

@@ -223,7 +223,7 @@ static uint64_t piece_end(const struct match_state *state, const struct pe_objec
 		end = state->pieces[low].offset;
 	const struct pe_object_reloc *relocs = pe_object_relocs_in(section, offset, end, &count);
 	if (count > 0)
-		last = relocs[count - 1].offset + 4;
+		last = relocs[count - 1].offset + (relocs[count - 1].type == R_X86_64_64 ? 8 : 4);
 	while (end > last && end > offset + 1 && section->data[end - 1] == 0)
 		end--;
 	if (end > last && end < section->size && section->data[end] == 0)
@@ -387,21 +387,25 @@ static bool address_agrees(struct match_state *state, const struct pe_object_rel
 static bool tls_agrees(struct match_state *state, const struct pe_object_symbol *symbol,
 		       uint64_t offset, char **cause)
 {
-	enum listed listed = listed_at(state, symbol->name, offset, true);
+	enum listed listed = symbol->type == STT_SECTION
+				     ? LISTED_NOT
+				     : listed_at(state, symbol->name, offset, true);
 	uint64_t size, align;
 
-	if (symbol->type != STT_SECTION && listed == LISTED_HERE)
-		return true;
 	pe_image_tls(state->image, &size, &align);
-	if (offset > size || (symbol->type != STT_SECTION && listed == LISTED_ELSEWHERE))
+	if (offset > size || listed == LISTED_ELSEWHERE)
 		return disagree(cause, "refers to thread-local %#lx, not to %s", offset,
 				symbol->name);
+	/* Other objects may have thread-locals of that name: so what the list agrees to is kept. */
 	struct match_place *place = symbol->section ? &state->sections[symbol->section->index]
 						    : &state->symbols[symbol->index];
-	if (match_place_set(state, place, symbol->section ? offset - symbol->value : offset))
+	uint64_t start = symbol->section ? offset - symbol->value : offset;
+	if (listed == LISTED_HERE &&
+	    (symbol->bind != STB_LOCAL || !teaches(state, symbol->section)))
 		return true;
-	return disagree(cause, "refers to thread-local %s at %#lx, elsewhere it is at %#lx",
-			symbol->name, offset, place->vaddr);
+	return match_place_set(state, place, start) ||
+	       disagree(cause, "refers to thread-local %s at %#lx, elsewhere it is at %#lx",
+			symbol->name, start, place->vaddr);
 }
 
 /* The slot holds the symbol's address (plus addend, in data) once the loader has been there. */
