@@ -203,6 +203,9 @@ static struct pe_error *resolve_function(struct pe_sel *sel, struct pe_sel_unit 
 	const struct pe_match_function *m = pe_match_function_of(unit->in->match, s->base);
 	if (!m || m->verdict == PE_MATCH_ABSENT)
 		return resolve_new(sel, unit, symbol, ref->addend, ret);
+	/* A section per function costs a clone the short jump to its neighbour; a copy serves. */
+	if (m->verdict == PE_MATCH_DIFFERENT && pe_sel_is_clone(symbol))
+		return resolve_new(sel, unit, symbol, ref->addend, ret);
 	if (m->verdict == PE_MATCH_DIFFERENT && symbol->bind == STB_LOCAL) {
 		pe_auto_free char *name = pe_demangle(symbol->name);
 		return pe_error_new(PE_ERR_MISMATCH,

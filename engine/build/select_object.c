@@ -53,6 +53,13 @@ bool pe_sel_is_read_only(const struct pe_object_section *section)
 	return !(section->flags & SHF_WRITE) || !strncmp(section->name, ".data.rel.ro", 12);
 }
 
+bool pe_sel_is_clone(const struct pe_object_symbol *symbol)
+{
+	return symbol->bind == STB_LOCAL &&
+	       (strstr(symbol->name, ".isra") || strstr(symbol->name, ".constprop") ||
+		strstr(symbol->name, ".part"));
+}
+
 bool pe_sel_is_compiler_constant(const struct pe_object_symbol *symbol)
 {
 	static const char *const made[] = { "CSWTCH", "C", "__func__", "__FUNCTION__",

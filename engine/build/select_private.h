@@ -145,6 +145,8 @@ bool pe_sel_is_read_only(const struct pe_object_section *section);
 bool pe_sel_is_mergeable(const struct pe_object_section *section);
 /* Sections whose contents a running program sees: not debug information, notes or unwind tables. */
 bool pe_sel_is_data(const struct pe_object_section *section);
+/* A function that the compiler split or specialised: nobody holds its address. */
+bool pe_sel_is_clone(const struct pe_object_symbol *symbol);
 /* A constant that the compiler made (string of __func__, switch table): copied, never shared. */
 bool pe_sel_is_compiler_constant(const struct pe_object_symbol *symbol);
 /* A constant inside a function: shared while unchanged, otherwise new data. */

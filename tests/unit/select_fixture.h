@@ -56,6 +56,25 @@ static const char *const main_source =
 	"int entry(int n);\n"
 	"int main(int argc, char **argv) { (void)argv; return entry(argc); }\n";
 
+/* Matches @base against @program and selects. */
+static void fixture_select(struct fixture *f, const char *base, const char *patched,
+			   const char *program, const struct pe_select_options *options)
+{
+	static const struct pe_select_options none;
+
+	assert_null(pe_object_open(base, &f->base));
+	assert_null(pe_object_open(patched, &f->patched));
+	assert_null(pe_image_open(program, &f->image));
+	assert_null(pe_match_run(f->base, f->image, &f->match));
+	f->patch = pe_patch_new();
+	assert_non_null(f->patch);
+	f->patch->name = strdup("test");
+	f->patch->kind = strdup("bugfix");
+	f->patch->product = strdup("test");
+	struct pe_unit_objects unit = { "unit.c", f->base, f->patched, f->match };
+	f->err = pe_select(&unit, 1, f->image, options ? options : &none, f->patch, &f->report);
+}
+
 /*
  * Compiles both versions with @flags ("-x c ..." or "-x c++ ..."), links the base one, matches and
  * selects. What pe_select says is in f->err.
@@ -63,13 +82,13 @@ static const char *const main_source =
 static void fixture_make(struct fixture *f, const char *flags, const char *base,
 			 const char *patched, const struct pe_select_options *options)
 {
-	static const struct pe_select_options none;
 	pe_auto_free char *o = NULL, *n = NULL, *program = NULL;
 
 	memset(f, 0, sizeof(*f));
 	strcpy(f->dir, "/tmp/test-select-XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
-	write_file(f, "main.c", main_source);
+	bool own_main = strstr(base, "int main(");
+	write_file(f, "main.c", own_main ? "" : main_source);
 	shell(f, "mkdir base patched");
 	write_file(f, "base/unit.src", base);
 	write_file(f, "patched/unit.src", patched);
@@ -83,17 +102,7 @@ static void fixture_make(struct fixture *f, const char *flags, const char *base,
 	assert_true(asprintf(&o, "%s/base.o", f->dir) > 0);
 	assert_true(asprintf(&n, "%s/patched.o", f->dir) > 0);
 	assert_true(asprintf(&program, "%s/program", f->dir) > 0);
-	assert_null(pe_object_open(o, &f->base));
-	assert_null(pe_object_open(n, &f->patched));
-	assert_null(pe_image_open(program, &f->image));
-	assert_null(pe_match_run(f->base, f->image, &f->match));
-	f->patch = pe_patch_new();
-	assert_non_null(f->patch);
-	f->patch->name = strdup("test");
-	f->patch->kind = strdup("bugfix");
-	f->patch->product = strdup("test");
-	struct pe_unit_objects unit = { "unit.c", f->base, f->patched, f->match };
-	f->err = pe_select(&unit, 1, f->image, options ? options : &none, f->patch, &f->report);
+	fixture_select(f, o, n, program, options);
 }
 
 static void fixture_free(struct fixture *f)
