@@ -7,6 +7,7 @@
 
 #include <ctype.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -190,6 +191,38 @@ bool dbc_is_shutdown(const char *command, const char *info)
 	if (command && strcasecmp(command, "Shutdown") == 0)
 		return true;
 	return !is_idle(command) && info && word(statement_start(info), "SHUTDOWN");
+}
+
+/*
+ * Transactions look so (storage/innobase/trx/trx0trx.cc, trx_print_low()):
+ *	---TRANSACTION 292, ACTIVE 0 sec recovered trx
+ *	ROLLING BACK 1 lock struct(s), heap size 1128, 0 row lock(s), undo log entries 368944
+ */
+bool dbc_rollback_find(const char *status, unsigned long long least, struct dbc_rollback *ret,
+		       bool *truncated)
+{
+	static const char head[] = "---TRANSACTION ";
+
+	*truncated = strstr(status, "... truncated...") != NULL;
+	for (const char *at = strstr(status, head); at;) {
+		const char *next = strstr(at + 1, head);
+		const char *end = next ? next : at + strlen(at);
+		const char *line = at + strcspn(at, "\n");
+		const char *undo = strstr(at, "undo log entries ");
+		const char *recovered = strstr(at, "recovered trx");
+
+		*ret = (struct dbc_rollback){
+			.transaction = strtoull(at + sizeof(head) - 1, NULL, 10),
+			.recovered = recovered && recovered < line,
+		};
+		if (undo && undo < end)
+			ret->undo_entries = strtoull(undo + strlen("undo log entries "), NULL, 10);
+		if (strncmp(line, "\nROLLING BACK", strlen("\nROLLING BACK")) == 0 &&
+		    (ret->recovered || ret->undo_entries >= least))
+			return true;
+		at = next;
+	}
+	return false;
 }
 
 bool dbc_grant_gives(const char *line, const char *privilege)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Gates of dbcarectl: each reason for "not now" is made on a real server and must be named."""
 import contextlib
+import os
 import threading
 import time
 
@@ -232,6 +233,7 @@ def test_a_server_that_took_the_socket_of_another_is_not_asked(new_server, patch
     first, second = new_server(), new_server()
     second.stop()
     second.socket = first.socket
+    os.unlink(first.socket)
     second.start()
     reason = held(first, patch, "connection")
     assert str(second.pid) in reason and first.socket in reason

@@ -190,21 +190,21 @@ def check_with(server, patch, home, *options, expect=0):
 
 def test_option_files_are_read_as_mariadb_users_know_them(server, patch, tmp_path):
     file = tmp_path / ".my.cnf"
-    file.write_text("[client]\nuser=nobody_here\nhost=192.0.2.1\nprotocol=tcp\n"
-                    f"[dbcarectl]\nuser={harness.USER}\n")
+    file.write_text("[client]\nuser=nobody_here\npassword=x\nhost=192.0.2.1\nprotocol=tcp\n"
+                    f"[dbcarectl]\nuser={harness.USER}\npassword=\n")
     file.chmod(0o600)
     # The last group wins, and whatever host they name, it is this server that is asked.
     check_with(server, patch, tmp_path)
     check_with(server, patch, "/nonexistent", f"--defaults-file={file}")
-    file.write_text("[client]\nuser=nobody_here\n")
+    file.write_text("[client]\nuser=nobody_here\npassword=x\n")
     assert "nobody_here" in check_with(server, patch, tmp_path, expect=NOT_NOW).text
     check_with(server, patch, tmp_path, "--no-defaults")
-    check_with(server, patch, tmp_path, f"--user={harness.USER}")
+    check_with(server, patch, tmp_path, f"--user={harness.USER}", "--password=")
 
 
 def test_an_option_file_that_everybody_may_write_is_not_believed(server, patch, tmp_path):
     file = tmp_path / ".my.cnf"
-    file.write_text("[client]\nuser=nobody_here\n")
+    file.write_text("[client]\nuser=nobody_here\npassword=x\n")
     file.chmod(0o666)
     done = check_with(server, patch, tmp_path)
     assert str(file) in done.err and "0666" in done.err

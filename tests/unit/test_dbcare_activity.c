@@ -95,6 +95,39 @@ static void a_shutdown_is_seen_in_command_or_statement(void **state)
 	assert_false(dbc_is_shutdown("Sleep", NULL));
 }
 
+static const char innodb_status[] =
+	"LIST OF TRANSACTIONS FOR EACH SESSION:\n"
+	"---TRANSACTION (0x7f), not started\n"
+	"0 lock struct(s), heap size 1128, 0 row lock(s)\n"
+	"---TRANSACTION 290, ACTIVE 3 sec\n"
+	"1 lock struct(s), heap size 1128, 0 row lock(s), undo log entries 999999\n"
+	"MariaDB thread id 5, OS thread handle 1, query id 2 localhost a\n"
+	"select 'recovered trx\nROLLING BACK'\n"
+	"---TRANSACTION 291, ACTIVE 0 sec rollback\n"
+	"ROLLING BACK 1 lock struct(s), heap size 1128, 0 row lock(s), undo log entries 50\n"
+	"---TRANSACTION 292, ACTIVE 0 sec recovered trx\n"
+	"ROLLING BACK 1 lock struct(s), heap size 1128, 0 row lock(s), undo log entries 368944\n"
+	"--------\nFILE I/O\n";
+
+static void long_rollbacks_are_found_in_the_status_of_innodb(void **state)
+{
+	struct dbc_rollback rollback;
+	bool truncated;
+
+	assert_true(dbc_rollback_find(innodb_status, 50, &rollback, &truncated));
+	assert_int_equal(rollback.transaction, 291);
+	assert_false(rollback.recovered);
+	assert_true(dbc_rollback_find(innodb_status, 51, &rollback, &truncated));
+	assert_int_equal(rollback.transaction, 292);
+	assert_int_equal(rollback.undo_entries, 368944);
+	assert_true(rollback.recovered);
+	assert_false(truncated);
+	assert_false(dbc_rollback_find("", 0, &rollback, &truncated));
+	assert_false(dbc_rollback_find("---TRANSACTION 7, ACTIVE 1 sec\n... truncated...\n", 0,
+				       &rollback, &truncated));
+	assert_true(truncated);
+}
+
 static void only_a_global_grant_of_process_counts(void **state)
 {
 	assert_true(dbc_grant_gives("GRANT PROCESS ON *.* TO `a`@`b`", "PROCESS"));
@@ -119,6 +152,7 @@ int main(void)
 		cmocka_unit_test(a_state_alone_tells_ddl_and_an_idle_session_never_does),
 		cmocka_unit_test(waiters_and_takers_of_the_backup_lock_are_named),
 		cmocka_unit_test(a_shutdown_is_seen_in_command_or_statement),
+		cmocka_unit_test(long_rollbacks_are_found_in_the_status_of_innodb),
 		cmocka_unit_test(only_a_global_grant_of_process_counts),
 	};
 
