@@ -248,7 +248,8 @@ static struct pe_error *types_of(const struct pe_sel_dwarf *dwarf, struct types 
 
 	while (!err && pe_sel_dwarf_unit(dwarf, &cu, &die))
 		err = collect(ret, &die, "");
-	qsort(ret->items, ret->count, sizeof(*ret->items), compare_types);
+	if (ret->count)
+		qsort(ret->items, ret->count, sizeof(*ret->items), compare_types);
 	return err;
 }
 

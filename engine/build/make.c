@@ -24,10 +24,12 @@ struct make {
 	struct pe_make_result *result;
 	struct pe_diff *diffs;
 	size_t diff_count;
-	struct pe_strv touched; /* paths, each once, in order of the diffs */
-	struct pe_strv added;	/* those of them that the source does not have */
-	struct pe_strv sources; /* units to compile */
-	char hash[65];		/* of the diffs and the original text of what they touch */
+	struct pe_strv touched;	       /* paths, each once, in order of the diffs */
+	struct pe_strv added;	       /* those of them that the source does not have */
+	struct pe_strv sources;	       /* units to compile */
+	struct pe_source_lines *lines; /* that the diffs touch; files are strings of touched */
+	size_t line_count;
+	char hash[65]; /* of the diffs and the original text of what they touch */
 };
 
 static void make_deinit(struct make *m)
@@ -35,6 +37,7 @@ static void make_deinit(struct make *m)
 	for (size_t i = 0; i < m->diff_count; i++)
 		pe_diff_deinit(&m->diffs[i]);
 	free(m->diffs);
+	free(m->lines);
 	pe_strv_deinit(&m->touched);
 	pe_strv_deinit(&m->added);
 	pe_strv_deinit(&m->sources);
@@ -219,8 +222,29 @@ static struct pe_error *refuse_new_source(const struct make *m, const char *path
 		path);
 }
 
-/* Keeps line numbers; *changed is false when the file is as before. */
-static struct pe_error *lines_stay(const struct make *m, const char *path, bool *changed)
+/* For the reasons that pe_select gives. */
+static struct pe_error *lines_note(struct make *m, const char *path,
+				   const struct pe_lines_hunk *hunks, size_t count)
+{
+	void *grown = reallocarray(m->lines, m->line_count + count, sizeof(*m->lines));
+
+	if (!grown)
+		return pe_error_nomem();
+	m->lines = grown;
+	for (size_t i = 0; i < count; i++) {
+		unsigned long more = hunks[i].old_count ? hunks[i].old_count - 1 : 0;
+
+		m->lines[m->line_count++] = (struct pe_source_lines){
+			.file = path,
+			.first = hunks[i].old_start,
+			.last = hunks[i].old_start + more,
+		};
+	}
+	return NULL;
+}
+
+/* Keeps line numbers; *changed is false when the file is as before. @path outlives @m. */
+static struct pe_error *lines_stay(struct make *m, const char *path, bool *changed)
 {
 	pe_auto_free char *old = pe_format("%s/%s", m->build->target->source, path);
 	pe_auto_free char *new = pe_format("%s/%s", m->options->work, path);
@@ -239,7 +263,9 @@ static struct pe_error *lines_stay(const struct make *m, const char *path, bool 
 	*changed = count > 0;
 	if (err || !count)
 		return err;
-	err = pe_file_read(new, &text, &size);
+	err = lines_note(m, path, hunks, count);
+	if (!err)
+		err = pe_file_read(new, &text, &size);
 	if (!err)
 		err = pe_lines_keep(text, size, hunks, count, &kept, &kept_size);
 	return err ? err : pe_file_write(new, kept, kept_size);
@@ -356,7 +382,11 @@ static struct pe_error *units_select(const struct make *m, struct pe_patch *patc
 		};
 	}
 	progress(m, "comparing and selecting");
-	return pe_select(objects, units->count, m->build->image, &m->options->select, patch,
+	struct pe_select_options options = m->options->select;
+
+	options.lines = m->lines;
+	options.line_count = m->line_count;
+	return pe_select(objects, units->count, m->build->image, &options, patch,
 			 &m->result->report);
 }
 
