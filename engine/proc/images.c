@@ -24,6 +24,7 @@ enum {
 	NOTE_MAX = 65536,
 	LINK_MAP_MAX = 4096,
 	DYNAMIC_MAX = 512,
+	DYNAMIC_STEP = 16,
 	PAGE = 4096,
 };
 
@@ -163,15 +164,20 @@ static struct pe_error *find_images(struct search *search)
 /* The value of a dynamic tag, 0 when absent or unreadable. */
 static uint64_t dynamic_value(const struct pe_target *target, uint64_t dynamic, int64_t tag)
 {
-	Elf64_Dyn dyn;
+	Elf64_Dyn dyn[DYNAMIC_STEP];
 
-	for (size_t i = 0; dynamic && i < DYNAMIC_MAX; i++) {
-		if (proc_read_some(target, dynamic + i * sizeof(dyn), &dyn, sizeof(dyn)) !=
-			    sizeof(dyn) ||
-		    dyn.d_tag == DT_NULL)
+	for (size_t done = 0; dynamic && done < DYNAMIC_MAX; done += DYNAMIC_STEP) {
+		size_t size = proc_read_some(target, dynamic + done * sizeof(*dyn), dyn,
+					     sizeof(dyn));
+
+		for (size_t i = 0; i < size / sizeof(*dyn); i++) {
+			if (dyn[i].d_tag == tag)
+				return dyn[i].d_un.d_val;
+			if (dyn[i].d_tag == DT_NULL)
+				return 0;
+		}
+		if (size < sizeof(dyn))
 			return 0;
-		if (dyn.d_tag == tag)
-			return dyn.d_un.d_val;
 	}
 	return 0;
 }

@@ -123,20 +123,37 @@ static void scan_hit(struct scan *scan, uint64_t word, uint64_t at)
 		scan->found[scan->count++] = (struct candidate){ word, at, range->tag };
 }
 
+static void scan_word(struct scan *scan, uint64_t word, uint64_t at)
+{
+	if (word - scan->ranges->low <= scan->ranges->high - scan->ranges->low)
+		scan_hit(scan, word, at);
+	else if (word == scan->restore_rt && word)
+		scan->signal_frame = true;
+}
+
+/* Threads stand while this runs: four words are dismissed with one branch. */
 static void scan_words(struct scan *scan, const uint8_t *bytes, size_t size, uint64_t at)
 {
 	const uint64_t low = scan->ranges->low, span = scan->ranges->high - low;
+	const uint64_t restore_rt = scan->restore_rt;
+	size_t i = 0;
 
-	if (scan->ranges->count == 0)
-		return;
-	for (size_t i = 0; i + 8 <= size; i += 8) {
+	for (; i + 32 <= size; i += 32) {
+		uint64_t w[4];
+
+		memcpy(w, bytes + i, sizeof(w));
+		bool any = (w[0] - low <= span) | (w[1] - low <= span) | (w[2] - low <= span) |
+			   (w[3] - low <= span) | (w[0] == restore_rt) | (w[1] == restore_rt) |
+			   (w[2] == restore_rt) | (w[3] == restore_rt);
+
+		for (size_t n = 0; any && n < 4; n++)
+			scan_word(scan, w[n], at + i + n * 8);
+	}
+	for (; i + 8 <= size; i += 8) {
 		uint64_t word;
 
 		memcpy(&word, bytes + i, sizeof(word));
-		if (word - low <= span)
-			scan_hit(scan, word, at + i);
-		else if (word == scan->restore_rt && word)
-			scan->signal_frame = true;
+		scan_word(scan, word, at + i);
 	}
 }
 
@@ -335,6 +352,24 @@ struct pe_error *stack_check_stopped(struct stack_checker *checker, pid_t tid,
 	if (own.is_current && !scan.count && !(scan.signal_frame && scan.edge))
 		return NULL;
 	return unwind_thread(checker, &scan, tid, regs, &own, kept);
+}
+
+bool stack_is_clean(struct stack_checker *checker, pid_t tid, const struct user_regs_struct *regs)
+{
+	struct scan scan = { .ranges = &checker->ranges,
+			     .restore_rt = checker->target->gadgets.restore_rt };
+	size_t kept = 0;
+
+	if (checker->ranges.count == 0)
+		return true;
+	if (match_pc(&checker->ranges, regs->rip))
+		return false;
+
+	struct own_stack own = find_own_stack(checker, tid, regs);
+
+	return own.is_current &&
+	       scan_region(checker, &scan, tid, regs->rsp & ~7ULL, own.end, &kept) && !scan.count &&
+	       !(scan.signal_frame && scan.edge);
 }
 
 void stack_checker_deinit(struct stack_checker *checker)

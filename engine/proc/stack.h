@@ -35,6 +35,11 @@ struct stack_checker {
 struct pe_error *stack_check_stopped(struct stack_checker *checker, pid_t tid,
 				     const struct user_regs_struct *regs,
 				     bool stacks) pe_must_check;
+/*
+ * The quick half of it: true when the thread is surely not in the way, false when only the whole
+ * check can tell.
+ */
+bool stack_is_clean(struct stack_checker *checker, pid_t tid, const struct user_regs_struct *regs);
 void stack_checker_deinit(struct stack_checker *checker);
 
 #endif

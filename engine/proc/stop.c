@@ -51,12 +51,14 @@ struct pe_stop {
 	struct member *members; /* every task ever listed */
 	size_t member_count, ignored;
 	struct pe_stopped_thread *threads; /* those that stand */
+	bool *clean;			   /* of the same index: known to be in nobody's way */
 	size_t count, capacity;		   /* of both arrays */
 	uint32_t *hash;			   /* tid -> index in members, plus 1 */
 	size_t hash_size;		   /* a power of two */
 	int task_fd;
 	char *list_buffer;
 	uint8_t *stack_buffer;
+	struct stack_checker early; /* with options.ranges: looks while others still stop */
 	struct waiter waiter;
 	uint64_t begin_us, deadline_us;
 	bool fifo_set, fifo_refused, rttime_set;
@@ -123,15 +125,21 @@ static struct pe_error *reserve(struct pe_stop *stop, size_t capacity)
 	if (threads)
 		stop->threads = threads;
 
+	bool *clean = reallocarray(stop->clean, capacity, sizeof(*clean));
+
+	if (clean)
+		stop->clean = clean;
+
 	uint32_t *hash = calloc(hash_size, sizeof(*hash));
 
-	if (!members || !threads || !hash) {
+	if (!members || !threads || !clean || !hash) {
 		free(hash);
 		return pe_error_nomem();
 	}
 	/* Touched now: a page fault while threads stand costs everybody. */
 	memset(members + stop->member_count, 0, (capacity - stop->member_count) * sizeof(*members));
 	memset(threads + stop->count, 0, (capacity - stop->count) * sizeof(*threads));
+	memset(clean + stop->count, 0, (capacity - stop->count) * sizeof(*clean));
 	free(stop->hash);
 	stop->hash = hash;
 	stop->hash_size = hash_size;
@@ -322,6 +330,9 @@ static struct pe_error *collect(struct pe_stop *stop, size_t first)
 		thread->tid = member->tid;
 		thread->pending_signal = tracee_pending_signal(status);
 		tracee_fix_eintr(thread->tid, &thread->regs);
+		if (stop->options.ranges)
+			stop->clean[stop->count] =
+				stack_is_clean(&stop->early, thread->tid, &thread->regs);
 		stop->count++;
 	}
 	return NULL;
@@ -390,6 +401,14 @@ static struct pe_error *prepare(struct pe_stop *stop)
 		return pe_error_nomem();
 	memset(stop->list_buffer, 0, LIST_BUFFER);
 	memset(stop->stack_buffer, 0, STACK_BUFFER);
+	stop->early = (struct stack_checker){
+		.target = target,
+		.maps = stop->options.maps,
+		.ranges = stack_ranges(stop->options.ranges,
+				       stop->options.ranges ? stop->options.range_count : 0,
+				       stop->options.match),
+		.buffer = stop->stack_buffer,
+	};
 	err = reserve(stop, stat.num_threads * 2 + ROOM);
 	return err ? err : waiter_init(&stop->waiter, pe_now_us() + stop->options.limit_us);
 }
@@ -401,6 +420,8 @@ static void stop_free(struct pe_stop *stop)
 		close(stop->task_fd);
 	free(stop->members);
 	free(stop->threads);
+	free(stop->clean);
+	stack_checker_deinit(&stop->early);
 	free(stop->hash);
 	free(stop->list_buffer);
 	free(stop->stack_buffer);
@@ -464,9 +485,14 @@ struct pe_error *pe_stop_check(struct pe_stop *stop, const struct pe_maps *maps,
 		.buffer = stop->stack_buffer,
 		.hits = hits,
 	};
+	/* Was it the same question? */
+	bool early = ranges == stop->options.ranges && range_count == stop->options.range_count &&
+		     match == stop->options.match;
 	struct pe_error *err = pe_stop_within_limit(stop);
 
 	for (size_t i = 0; i < stop->count && !err; i++) {
+		if (early && stop->clean[i])
+			continue;
 		err = stack_check_stopped(&checker, stop->threads[i].tid, &stop->threads[i].regs,
 					  stacks);
 		if (!err)

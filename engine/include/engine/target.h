@@ -167,6 +167,15 @@ struct pe_stopped_thread {
 struct pe_stop_options {
 	bool fifo;	   /* SCHED_FIFO while threads are held */
 	uint64_t limit_us; /* longest hold; every pe_stop_* call fails with BUSY past it */
+	/*
+	 * What pe_stop_check will be asked, or NULL: each thread is then looked at as soon as it
+	 * stands, while others are still on their way, and the check finds most of its work done.
+	 * Alive until pe_stop_resume.
+	 */
+	const struct pe_maps *maps;
+	const struct pe_range *ranges;
+	size_t range_count;
+	enum pe_range_match match;
 };
 
 struct pe_stop;
