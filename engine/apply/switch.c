@@ -130,9 +130,15 @@ static struct pe_error *stop_once(struct pe_target *target, const struct switch_
 				  size_t expected_threads, struct pe_switch_result *result,
 				  struct pe_stack_hits *hits, struct stop_view *view, bool *done)
 {
-	const struct pe_stop_options stop_options = { .fifo = true,
-						      .limit_us = hold_limit(expected_threads) };
 	struct pe_maps maps = { 0 };
+	const struct pe_stop_options stop_options = {
+		.fifo = true,
+		.limit_us = hold_limit(expected_threads),
+		.maps = &maps,
+		.ranges = job->check && job->stacks ? job->ranges : NULL,
+		.range_count = job->range_count,
+		.match = job->match,
+	};
 	struct pe_stop *stop = NULL;
 	struct pe_error *err = pe_target_maps(target, &maps);
 	uint64_t pause_us = 0;
