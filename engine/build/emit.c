@@ -213,18 +213,21 @@ static struct pe_error *emit_range(const struct pe_sel *sel, struct pe_patch_fun
 
 /* Where the image has the .cold part @cold of the base object. */
 static struct pe_error *cold_vaddr(const struct pe_sel *sel, const struct pe_sel_unit *unit,
-				   const struct pe_object_symbol *cold, uint64_t *ret)
+				   const struct pe_object_symbol *cold, uint64_t *ret,
+				   uint64_t *size)
 {
 	const struct pe_match_function *m = pe_match_function_of(unit->in->match, cold);
 	size_t count;
 
 	if (m && m->vaddr && m->verdict != PE_MATCH_DIFFERENT) {
 		*ret = m->vaddr;
+		*size = m->size;
 		return NULL;
 	}
 	const struct pe_image_symbol *const *list = pe_image_find(sel->image, cold->name, &count);
 	if ((!m || m->verdict != PE_MATCH_DIFFERENT) && count == 1) {
 		*ret = list[0]->vaddr;
+		*size = cold->size;
 		return NULL;
 	}
 	return pe_error_new(PE_ERR_MISMATCH, "%s: %s is not in the shipped binary as compiled: %s",
@@ -247,7 +250,8 @@ static struct pe_error *fill_function(struct pe_sel *sel, struct pe_sel_unit *un
 				    .section = p->section,
 				    .offset = p->value };
 	struct pe_entry entry;
-	uint64_t vaddr = 0;
+	uint64_t vaddr = 0, cold_size = 0;
+	const struct pe_match_function *m = pe_match_function_of(unit->in->match, s->base);
 
 	f->name = strdup(s->base->name);
 	f->reason = strdup(s->reason);
@@ -258,11 +262,11 @@ static struct pe_error *fill_function(struct pe_sel *sel, struct pe_sel_unit *un
 	if (!err)
 		err = pe_sel_entry(sel, unit, p, &entry);
 	if (!err)
-		err = emit_range(sel, f, f->name, s->vaddr, s->base->size);
+		err = emit_range(sel, f, f->name, s->vaddr, m && m->size ? m->size : s->base->size);
 	if (!err && cold)
-		err = cold_vaddr(sel, unit, cold, &vaddr);
+		err = cold_vaddr(sel, unit, cold, &vaddr, &cold_size);
 	if (!err && cold)
-		err = emit_range(sel, f, cold->name, vaddr, cold->size);
+		err = emit_range(sel, f, cold->name, vaddr, cold_size);
 	if (err)
 		return err;
 	f->entry_skip = entry.skip;

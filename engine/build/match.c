@@ -82,12 +82,14 @@ bool match_is_weak(const struct pe_object_symbol *symbol)
 	return symbol->bind == STB_WEAK || symbol->bind == STB_GNU_UNIQUE || symbol->section->group;
 }
 
-static void settle(struct pe_match_function *function, uint64_t vaddr, bool relocated)
+static void settle(struct pe_match_function *function, uint64_t vaddr,
+		   const struct match_equal *equal)
 {
 	free(function->cause);
 	function->cause = NULL;
 	function->vaddr = vaddr;
-	function->verdict = relocated ? PE_MATCH_RELOCATED : PE_MATCH_IDENTICAL;
+	function->size = equal->size;
+	function->verdict = equal->relocated ? PE_MATCH_RELOCATED : PE_MATCH_IDENTICAL;
 }
 
 static void settle_different(struct match_state *state, struct pe_match_function *function,
@@ -132,12 +134,12 @@ static bool pending(const struct pe_match_function *function)
 static bool try_at(struct match_state *state, struct pe_match_function *function, uint64_t vaddr,
 		   char **cause)
 {
-	bool relocated;
+	struct match_equal equal;
 
 	*cause = NULL;
-	if (!match_compare(state, function->symbol, vaddr, &relocated, cause))
+	if (!match_compare(state, function->symbol, vaddr, &equal, cause))
 		return false;
-	settle(function, vaddr, relocated);
+	settle(function, vaddr, &equal);
 	return true;
 }
 
@@ -225,14 +227,14 @@ static void neighbours(const struct pe_match *match, const struct pe_object_symb
 
 /* Leaves in @list only those that are equal to the function. */
 static void keep_equal(struct match_state *state, const struct pe_object_symbol *symbol,
-		       struct candidates *list, bool *relocated, char **cause)
+		       struct candidates *list, struct match_equal *equal, char **cause)
 {
 	size_t kept = 0;
 
 	for (size_t i = 0; i < list->count && !state->no_memory; i++) {
 		char *why = NULL;
 
-		if (match_compare(state, symbol, list->vaddrs[i], relocated, &why)) {
+		if (match_compare(state, symbol, list->vaddrs[i], equal, &why)) {
 			match_rollback(state);
 			list->vaddrs[kept++] = list->vaddrs[i];
 		}
@@ -279,9 +281,9 @@ static bool settle_several(struct pe_match *match, struct match_state *state,
 	char *unused;
 	uint64_t first = list->vaddrs[0];
 	size_t named = list->count;
-	bool relocated = false;
+	struct match_equal equal = { 0 };
 
-	keep_equal(state, symbol, list, &relocated, &cause);
+	keep_equal(state, symbol, list, &equal, &cause);
 	if (list->count > 1)
 		keep_own(match, symbol, list);
 	if (list->count == 1)
@@ -292,7 +294,7 @@ static bool settle_several(struct pe_match *match, struct match_state *state,
 		settle_different(state, function, named == 1 ? first : 0, pe_steal(cause));
 		return true;
 	}
-	settle(function, 0, relocated);
+	settle(function, 0, &equal);
 	if (asprintf(&function->cause, "%zu equal copies; which one is this object's is not known",
 		     list->count) < 0)
 		state->no_memory = true;
@@ -448,6 +450,7 @@ void pe_match_free(struct pe_match *match)
 		free(state->functions);
 		free(state->learned);
 		free(state->pieces);
+		match_flows_drop(state, NULL);
 		free(state->unverified);
 		free(state);
 	}

@@ -18,7 +18,7 @@
 
 enum pe_match_verdict {
 	PE_MATCH_IDENTICAL, /* every byte, no relocation in it */
-	PE_MATCH_RELOCATED, /* identical after decoding relocations */
+	PE_MATCH_RELOCATED, /* identical after decoding relocations, and the sizes of jumps */
 	PE_MATCH_DIFFERENT,
 	PE_MATCH_ABSENT, /* not in the image: inlined everywhere or dropped by the linker */
 };
@@ -27,6 +27,7 @@ struct pe_match_function {
 	struct pe_object_symbol *symbol; /* in the object */
 	/* In the image; 0 when absent, or when equal copies leave open which is this object's. */
 	uint64_t vaddr;
+	uint64_t size; /* bytes in the image: other than the symbol's when jumps have other sizes */
 	enum pe_match_verdict verdict;
 	char *cause; /* owned; why different, absent or ambiguous, NULL otherwise */
 };

@@ -104,7 +104,8 @@ static bool fields_decode(const struct match_state *state, const struct match_co
 }
 
 static bool code_compare(struct match_state *state, const struct match_code *code,
-			 const struct pe_object_reloc *relocs, size_t count, char **cause)
+			 const struct pe_object_reloc *relocs, size_t count, bool *same_bytes,
+			 char **cause)
 {
 	pe_auto_free uint8_t *expected = malloc(code->size);
 	pe_auto_free struct match_ref *refs = calloc(count + 1, sizeof(*refs));
@@ -115,8 +116,10 @@ static bool code_compare(struct match_state *state, const struct match_code *cod
 		return false;
 	}
 	memcpy(expected, code->object, code->size);
-	if (!fields_decode(state, code, relocs, count, expected, refs, &ref_count, cause) ||
-	    !code_equal(code, expected, cause))
+	if (!fields_decode(state, code, relocs, count, expected, refs, &ref_count, cause))
+		return false;
+	*same_bytes = code_equal(code, expected, cause);
+	if (!*same_bytes)
 		return false;
 	for (size_t i = 0; i < ref_count; i++) {
 		pe_auto_free char *why = NULL;
@@ -130,17 +133,35 @@ static bool code_compare(struct match_state *state, const struct match_code *cod
 	return match_verify_data(state, cause);
 }
 
+/* Both looks; the cause of the first is kept unless the second says what else it found. */
+static bool looks_compare(struct match_state *state, const struct pe_object_symbol *function,
+			  const struct match_code *code, struct match_equal *equal, char **cause)
+{
+	bool same_bytes = true;
+	size_t count;
+	const struct pe_object_reloc *relocs = pe_object_relocs_in(
+		function->section, code->offset, code->offset + code->size, &count);
+
+	equal->relocated = count > 0;
+	equal->size = code->size;
+	if (code_compare(state, code, relocs, count, &same_bytes, cause))
+		return true;
+	if (same_bytes ||
+	    !match_flow_compare(state, function, code, relocs, count, &equal->size, cause))
+		return false;
+	equal->relocated = true;
+	free(*cause);
+	*cause = NULL;
+	return true;
+}
+
 bool match_compare(struct match_state *state, const struct pe_object_symbol *function,
-		   uint64_t vaddr, bool *relocated, char **cause)
+		   uint64_t vaddr, struct match_equal *equal, char **cause)
 {
 	const struct pe_object_section *section = function->section;
 	struct match_code code = { section->data + function->value, NULL, match_code_size(function),
 				   vaddr, function->value };
-	size_t count;
-	const struct pe_object_reloc *relocs =
-		pe_object_relocs_in(section, function->value, function->value + code.size, &count);
 
-	*relocated = count > 0;
 	code.image = pe_image_bytes(state->image, vaddr, code.size);
 	if (!code.image || !pe_image_is_code(state->image, vaddr)) {
 		*cause = strdup("its address is not in the code of the image");
@@ -148,12 +169,14 @@ bool match_compare(struct match_state *state, const struct pe_object_symbol *fun
 	}
 	match_begin(state);
 	state->teacher = function;
+	/* Another object's copy of a COMDAT section may have its functions in another order. */
 	bool same =
-		match_place_set(state, &state->sections[section->index], vaddr - function->value);
+		match_place_set(state, &state->sections[section->index], vaddr - function->value) ||
+		match_is_weak(function);
 	if (!same)
 		*cause = strdup("other functions refer to another copy of it");
 	else
-		same = code_compare(state, &code, relocs, count, cause);
+		same = looks_compare(state, function, &code, equal, cause);
 	state->teacher = NULL;
 	if (!same)
 		match_rollback(state);

@@ -22,6 +22,14 @@ struct match_piece {
 	uint64_t offset;
 };
 
+/* A function that is equal but for the sizes of its jumps: where its instructions went. */
+struct match_flow {
+	const struct pe_object_symbol *function;
+	uint64_t vaddr, size; /* in the image; bytes in the object */
+	uint32_t *map;	      /* by offset in the object's code: offset in the image's */
+	struct match_flow *next;
+};
+
 struct match_state {
 	const struct pe_object *object;
 	const struct pe_image *image;
@@ -37,6 +45,8 @@ struct match_state {
 	 * are not ours: it teaches nothing about them. */
 	const struct pe_object_symbol *teacher;
 	unsigned int depth; /* of data that refer to data */
+
+	struct match_flow *flows, *flows_before; /* all; those from before the transaction */
 
 	struct match_place **learned; /* since the transaction began */
 	size_t learned_count, learned_room;
@@ -85,10 +95,25 @@ bool match_pieces_init(struct match_state *state);
 void match_begin(struct match_state *state);
 void match_rollback(struct match_state *state);
 
+/* match_flow.c: the second look, at code whose bytes differ. *size: bytes in the image. */
+bool match_flow_compare(struct match_state *state, const struct pe_object_symbol *function,
+			const struct match_code *code, const struct pe_object_reloc *relocs,
+			size_t count, uint64_t *size, char **cause);
+/* Where that offset of the section is in the image, 0 where no instruction begins; false when no
+ * second look was needed there. */
+bool match_flow_at(const struct match_state *state, const struct pe_object_section *section,
+		   uint64_t offset, uint64_t *vaddr);
+void match_flows_drop(struct match_state *state, const struct match_flow *until);
+
+struct match_equal {
+	bool relocated;
+	uint64_t size; /* bytes in the image */
+};
+
 /* match_code.c */
 /* Compares the function with the image at @vaddr; on success what it taught stays. */
 bool match_compare(struct match_state *state, const struct pe_object_symbol *function,
-		   uint64_t vaddr, bool *relocated, char **cause);
+		   uint64_t vaddr, struct match_equal *equal, char **cause);
 /* Bytes that the function's code takes in its section. */
 uint64_t match_code_size(const struct pe_object_symbol *function);
 

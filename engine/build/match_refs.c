@@ -36,12 +36,14 @@ void match_begin(struct match_state *state)
 {
 	state->learned_count = 0;
 	state->unverified_count = 0;
+	state->flows_before = state->flows;
 }
 
 void match_rollback(struct match_state *state)
 {
 	for (size_t i = 0; i < state->learned_count; i++)
 		state->learned[i]->known = false;
+	match_flows_drop(state, state->flows_before);
 	match_begin(state);
 }
 
@@ -333,6 +335,22 @@ static bool foreign_agrees(struct match_state *state, const struct pe_object_sec
 			named ? named->name : section->name, place->vaddr);
 }
 
+/*
+ * Into a function, behind its entry: jump tables, and jumps between a function and its .cold part.
+ * That teaches nothing, since the function's jumps may have other sizes in the image.
+ */
+static bool inner_agrees(struct match_state *state, const struct pe_object_section *section,
+			 uint64_t offset, uint64_t vaddr, char **cause)
+{
+	const struct match_place *place = &state->sections[section->index];
+	uint64_t expected = place->vaddr + offset;
+
+	if (!match_flow_at(state, section, offset, &expected) && !place->known)
+		return true;
+	return vaddr == expected || disagree(cause, "refers to %#lx, not to %s+%#lx at %#lx", vaddr,
+					     section->name, offset, expected);
+}
+
 /* Something of this object alone: one place for the whole section. */
 static bool local_agrees(struct match_state *state, const struct pe_object_reloc *reloc,
 			 uint64_t start, char **cause)
@@ -354,6 +372,8 @@ static bool local_agrees(struct match_state *state, const struct pe_object_reloc
 	if (!named && section->data && !(section->flags & (SHF_WRITE | SHF_EXECINSTR)))
 		return range_equal(state, section, offset, piece_end(state, section, offset),
 				   start + offset, cause);
+	if (section->flags & SHF_EXECINSTR && !(named && offset == named->value))
+		return inner_agrees(state, section, offset, start + offset, cause);
 	if (!teaches(state, section))
 		return foreign_agrees(state, section, named, start, cause);
 	if (!match_place_set(state, place, start))

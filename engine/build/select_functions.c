@@ -37,7 +37,7 @@ static struct pe_error *replace(struct pe_sel *sel, struct pe_sel_unit *unit,
 
 	if (!m || m->verdict == PE_MATCH_ABSENT)
 		return NULL;
-	if (m->verdict == PE_MATCH_DIFFERENT) {
+	if (m->verdict == PE_MATCH_DIFFERENT || !m->vaddr) {
 		pe_auto_free char *name = pe_demangle(p->name);
 		return pe_error_new(PE_ERR_MISMATCH,
 				    "%s: the patch changes %s, whose shipped code is not what this "

@@ -19,6 +19,9 @@ static const char common_source[] =
 	"typedef int (*callback)(int);\n"
 	"__attribute__((noinline)) static int same(int x) { return counter += x; }\n"
 	"__attribute__((noinline)) static int differ(int x) { return x * DIFFER + same(x); }\n"
+	"int WHO(near)(int x)\n"
+	"{ while (x > 100) x -= DIFFER * x / 7; if (x == 5) return same(x); x ^= counter;\n"
+	"  return x == 9 ? differ(x + 1) : same(x + 1); }\n"
 	"static const callback table[] = { same, differ, abs };\n"
 	"static const char *const names[] = { \"one\", \"two\", \"three\" };\n"
 	"int WHO(exported)(int x)\n"
@@ -30,6 +33,11 @@ static const char common_source[] =
 	"  case 2: return fputs(s, stderr); case 3: return errno; case 4: return atoi(s);\n"
 	"  case 5: return differ(x) - 1; case 6: return (int)more_tls[1]; case 7: return 99;\n"
 	"  default: abort(); } }\n"
+	"int WHO(tail)(int x)\n"
+	"{ while (x > 100) x -= DIFFER * x / 7; if (x == 5) return same(x); x ^= counter;\n"
+	"  switch (x) { case 3: return differ(x + 1); case 4: return counter; case 5: return 77;\n"
+	"  case 6: return x * 31 + counter; case 7: return 2; case 8: return local_tls; }\n"
+	"  return same(x + 1); }\n"
 	"double WHO(scale)(double d) { return d * 3.25 + 1e300; }\n"
 	"int OTHER(exported)(int); int WHO(crossed)(int x) { return OTHER(exported)(x + 1); }\n"
 	"static int unused_but_kept(int x) __attribute__((used, noinline));\n"
@@ -193,6 +201,48 @@ static void every_flavour_of_a_program_matches_with_its_statics_at_their_true_pl
 	}
 }
 
+static const struct pe_match_function *after_edit(const char *edit, const char *function,
+						  struct pe_match **ret)
+{
+	build("-fPIC", "-pie");
+	run("sed -i '%s' a.c && gcc -O2 -fPIC -ffunction-sections -fdata-sections -c a.c -o a.o",
+	    edit);
+	*ret = match_open("a.o", "p", true);
+	return function_named(*ret, function);
+}
+
+static void different(const char *edit, const char *name, const char *cause)
+{
+	struct pe_match *match;
+	const struct pe_match_function *function = after_edit(edit, name, &match);
+
+	if (function->verdict != PE_MATCH_DIFFERENT || !function->cause ||
+	    !strstr(function->cause, cause))
+		fail_msg("%s: %s, cause: %s", edit, pe_match_verdict_name(function->verdict),
+			 function->cause);
+	match_close(match);
+}
+
+static void jumps_that_the_assembler_sized_otherwise_do_not_make_a_function_differ(void **state)
+{
+	build("-fPIC", "-pie");
+	struct pe_match *match = match_open("a.o", "p", true);
+	const struct pe_match_function *near = function_named(match, "a_near");
+	uint64_t start, end;
+
+	assert_int_equal(near->verdict, PE_MATCH_RELOCATED);
+	assert_true(near->size < near->symbol->size);
+	assert_true(pe_image_function_extent(match->image, near->vaddr, &start, &end));
+	assert_int_equal(end - start, near->size);
+	match_close(match);
+	different("s/return 77/return 78/", "a_tail", "first difference");
+	different("s/if (x == 5) return same/if (x == 5) return abs/", "a_near", "");
+	different("s/: same(x + 1)/: abs(x + 1)/", "a_near", "");
+	different("s/case 3: return differ(x + 1); case 4: return counter/"
+		  "case 4: return differ(x + 1); case 3: return counter/",
+		  "a_tail", "");
+}
+
 static void a_shared_library_matches_with_its_thread_locals(void **state)
 {
 	build("-fPIC", "-shared");
@@ -213,28 +263,6 @@ static void without_a_symbol_list_statics_are_found_by_what_refers_to_them(void 
 	assert_true(
 		pe_match_address(match, pe_object_find(match->object, "unused_but_kept"), &vaddr));
 	assert_int_equal(vaddr, true_address("a_unused"));
-	match_close(match);
-}
-
-static const struct pe_match_function *after_edit(const char *edit, const char *function,
-						  struct pe_match **ret)
-{
-	build("-fPIC", "-pie");
-	run("sed -i '%s' a.c && gcc -O2 -fPIC -ffunction-sections -fdata-sections -c a.c -o a.o",
-	    edit);
-	*ret = match_open("a.o", "p", true);
-	return function_named(*ret, function);
-}
-
-static void different(const char *edit, const char *name, const char *cause)
-{
-	struct pe_match *match;
-	const struct pe_match_function *function = after_edit(edit, name, &match);
-
-	if (function->verdict != PE_MATCH_DIFFERENT || !function->cause ||
-	    !strstr(function->cause, cause))
-		fail_msg("%s: %s, cause: %s", edit, pe_match_verdict_name(function->verdict),
-			 function->cause);
 	match_close(match);
 }
 
@@ -337,6 +365,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(
 			every_flavour_of_a_program_matches_with_its_statics_at_their_true_place),
+		cmocka_unit_test(
+			jumps_that_the_assembler_sized_otherwise_do_not_make_a_function_differ),
 		cmocka_unit_test(a_shared_library_matches_with_its_thread_locals),
 		cmocka_unit_test(without_a_symbol_list_statics_are_found_by_what_refers_to_them),
 		cmocka_unit_test(what_differs_is_named_with_its_cause),
