@@ -79,6 +79,7 @@ struct ledger_header {
 	uint64_t register_stub; /* 0: no unwind tables to register */
 	uint64_t deregister_stub;
 	uint64_t eh_frame, eh_frame_size;
+	uint64_t unwind_object;		      /* 64 bytes for libgcc */
 	uint8_t patch_sha256[PE_SHA256_SIZE]; /* of the patch file */
 	struct ledger_variable variable;
 };
@@ -250,11 +251,15 @@ void ledger_deinit(struct ledger *ledger);
 
 /* ---- switch.c ---- */
 
+/* Below the stack pointer, for functions that call no other (psABI x86-64, 3.2.2). */
+#define RED_ZONE 128UL
+#define UNWIND_OBJECT_SIZE 64UL
+
 /* What a stop saw besides what it was made for. */
 struct stop_view {
 	bool text_free; /* no thread runs in, or returns to, the patch's code */
 	bool data_free; /* no register holds an address of the mapping */
-	uint64_t *sps;	/* stack pointers of all threads */
+	uint64_t *sps;	/* of all threads: where the live part of the stack begins */
 	size_t sp_count;
 };
 

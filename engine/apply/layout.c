@@ -10,7 +10,7 @@
 
 #include "engine/cleanup.h"
 
-enum { STUB_ALIGN = 16, UNWIND_OBJECT_SIZE = 64 };
+enum { STUB_ALIGN = 16 };
 
 void layout_deinit(struct layout *layout)
 {
@@ -340,6 +340,7 @@ static void fill_header(const struct build *b, struct ledger_header *h)
 		.deregister_stub = layout->deregister_stub ? b->base + layout->deregister_stub : 0,
 		.eh_frame = b->base + layout->eh_frame,
 		.eh_frame_size = layout->eh_frame_size,
+		.unwind_object = layout->unwind_object ? b->base + layout->unwind_object : 0,
 		.variable.state = PE_STATE_STAGED,
 	};
 	memcpy(h->patch_sha256, plan->patch_sha256, sizeof(h->patch_sha256));

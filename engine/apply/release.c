@@ -23,7 +23,6 @@
 
 #include "engine/cleanup.h"
 
-static const uint64_t red_zone = 128;
 static const uint64_t patience_us = 2000000;
 static const uint64_t chunk_size = 1 << 20;
 static const uint64_t page_present = 3ULL << 62; /* or swapped; /proc/PID/pagemap */
@@ -59,8 +58,9 @@ static bool matters(const struct ledger *ledger, uint64_t word, bool stack)
 {
 	if (word - ledger->start >= ledger->end - ledger->start)
 		return false;
-	/* Unwind tables are deregistered; libgcc leaves stale copies of their addresses. */
-	if (word - ledger->header.eh_frame < ledger->header.eh_frame_size)
+	/* What only libgcc knows goes when they are deregistered; it leaves stale copies. */
+	if (word - ledger->header.eh_frame < ledger->header.eh_frame_size ||
+	    word - ledger->header.unwind_object < UNWIND_OBJECT_SIZE)
 		return false;
 	return !stack || word - ledger->start >= ledger->header.text_size || is_start(ledger, word);
 }
@@ -242,8 +242,7 @@ static struct pe_error *scan_map(struct scan *scan, const struct pe_map *map,
 			sp = view->sps[i];
 		}
 	if (inside == 1) {
-		sp = (sp - red_zone) & ~(sizeof(uint64_t) - 1);
-		return scan_pages(scan, sp < map->start ? map->start : sp, map->end, true);
+		return scan_pages(scan, sp & ~(sizeof(uint64_t) - 1), map->end, true);
 	}
 	if (!inside && is_thread_stack(scan, map))
 		return NULL;
@@ -296,6 +295,31 @@ static struct pe_error *look(struct pe_target *target, const struct ledger *ledg
 	return err;
 }
 
+/*
+ * Before threads are stopped only to look: is there a plain reason to keep it? Running threads'
+ * stacks are not seen here.
+ */
+static struct pe_error *look_from_afar(struct pe_target *target, const struct ledger *ledger,
+				       uint64_t *found)
+{
+	struct pe_threads threads = { 0 };
+	struct stop_view view = { 0 };
+	struct pe_error *err = pe_target_threads(target, &threads);
+
+	if (!err) {
+		view.sps = calloc(threads.count + 1, sizeof(*view.sps));
+		err = view.sps ? NULL : pe_error_nomem();
+	}
+	for (size_t i = 0; !err && i < threads.count; i++)
+		if (!threads.items[i].running)
+			view.sps[view.sp_count++] = threads.items[i].sp;
+	if (!err)
+		err = scan_memory(target, ledger, &view, found);
+	stop_view_deinit(&view);
+	pe_threads_deinit(&threads);
+	return err;
+}
+
 static struct pe_error *why_kept(struct pe_target *target, struct ledger *ledger,
 				 const struct stop_view *view, uint64_t deadline, char **kept)
 {
@@ -323,13 +347,18 @@ struct pe_error *release(struct pe_target *target, struct ledger *ledger,
 	uint64_t deadline = pe_now_us() + patience_us;
 	struct stop_view own = { 0 };
 	struct pe_error *err = NULL;
+	uint64_t found = 0;
 
 	*kept = NULL;
 	if (!view) {
-		err = look(target, ledger, deadline, &own);
+		err = look_from_afar(target, ledger, &found);
+		if (!err && !found)
+			err = look(target, ledger, deadline, &own);
 		view = &own;
 	}
-	if (!err)
+	if (!err && found && asprintf(kept, "the word at 0x%lx refers to it", found) < 0)
+		err = pe_error_nomem();
+	if (!err && !found)
 		err = why_kept(target, ledger, view, deadline, kept);
 	stop_view_deinit(&own);
 	if (!err && !*kept)

@@ -18,7 +18,8 @@
 
 static const uint64_t default_timeout_us = 30000000;
 static const unsigned int first_blind_stop = 3, predictions_per_stop = 10;
-static const useconds_t first_wait_us = 1000, longest_wait_us = 50000;
+static const uint64_t first_wait_us = 1000, longest_wait_us = 50000;
+static const uint64_t pause_share = 20; /* the process stands at most 1/20 of the time */
 static const size_t named_blockers = 5;
 
 uint64_t options_deadline(const struct pe_apply_options *options)
@@ -111,7 +112,10 @@ static struct pe_error *view_fill(struct pe_stop *stop, const struct pe_maps *ma
 	if (!view->sps)
 		return pe_error_nomem();
 	for (size_t i = 0; i < count; i++) {
-		view->sps[view->sp_count++] = threads[i].regs.rsp;
+		/* A thread in a system call is in a function of libc that uses no red zone. */
+		bool in_syscall = (int64_t)threads[i].regs.orig_rax >= 0;
+
+		view->sps[view->sp_count++] = threads[i].regs.rsp - (in_syscall ? 0 : RED_ZONE);
 		if (register_in(&threads[i].regs, watch->start, watch->end))
 			view->data_free = false;
 	}
@@ -164,8 +168,7 @@ static struct pe_error *stop_once(struct pe_target *target, const struct switch_
 	pe_stop_threads(stop, &result->threads);
 	result->fifo_refused = pe_stop_fifo_refused(stop);
 	pe_stop_resume(stop, &pause_us);
-	if (*done)
-		result->pause_us = pause_us;
+	result->pause_us = pause_us;
 	pe_maps_deinit(&maps);
 	return err;
 }
@@ -267,11 +270,27 @@ static size_t count_threads(const struct pe_target *target)
 	return err ? 0 : count;
 }
 
+/*
+ * Grows, but not beyond what the last pause justifies: a function that is hot but short is met at a
+ * free moment by trying often, which costs little where stops are short.
+ */
+static uint64_t next_wait(uint64_t wait, const struct pe_switch_result *result)
+{
+	uint64_t longest = longest_wait_us;
+
+	if (result->attempts && result->pause_us * pause_share < longest)
+		longest = result->pause_us * pause_share;
+	wait *= 2;
+	if (wait > longest)
+		wait = longest;
+	return wait < first_wait_us ? first_wait_us : wait;
+}
+
 struct pe_error *switch_run(struct pe_target *target, const struct switch_job *job,
 			    const struct pe_apply_options *options, uint64_t deadline,
 			    struct pe_switch_result *result, struct stop_view *view)
 {
-	useconds_t wait = first_wait_us;
+	uint64_t wait = first_wait_us;
 	size_t threads = count_threads(target);
 	struct pe_stack_hits hits = { 0 };
 
@@ -301,12 +320,11 @@ struct pe_error *switch_run(struct pe_target *target, const struct switch_job *j
 			return NULL;
 		if (last)
 			return blocked(target, job, &hits, result);
-		if (hits.count && wait == first_wait_us)
+		if (hits.count && i == 1)
 			report(options, "waiting for %zu stack frame%s to end", hits.count,
 			       hits.count == 1 ? "" : "s");
-		usleep(wait);
-		if (wait < longest_wait_us)
-			wait *= 2;
+		wait = next_wait(wait, result);
+		usleep((useconds_t)(wait + random() % wait));
 	}
 }
 

@@ -112,7 +112,9 @@ struct pe_error *pe_sel_emit_symbol(struct pe_sel *sel, struct pe_patch *patch,
 					.value = dest->value,
 					.size = dest->size };
 
-	if (made.type != STT_FUNC && made.type != STT_OBJECT && made.type != STT_TLS)
+	/* An indirect function of the target keeps its type: care-patch calls its resolver. */
+	bool indirect = made.type == STT_GNU_IFUNC && dest->kind == PE_SYM_TARGET;
+	if (made.type != STT_FUNC && made.type != STT_OBJECT && made.type != STT_TLS && !indirect)
 		made.type = STT_NOTYPE;
 	if (dest->kind == PE_SYM_LOCAL) {
 		made.section = (uint32_t)dest->unit->sections[dest->section->index].out;

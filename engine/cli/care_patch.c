@@ -99,7 +99,7 @@ static struct pe_error *plan_file(struct session *session, struct pe_patch **pat
 		err = pe_target_open(session->options.pid, target);
 	if (!err)
 		err = pe_plan_create(*target, *patch, plan);
-	if (err && *patch)
+	if (err && *patch && err->code != PE_ERR_NOTHING)
 		return pe_error_wrap(err, "patch %s", (*patch)->name);
 	return err;
 }

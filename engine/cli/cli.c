@@ -3,7 +3,9 @@
 #include "engine/cli.h"
 #include "engine/cleanup.h"
 
+#include <langinfo.h>
 #include <libsmartcols.h>
+#include <locale.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -47,6 +49,10 @@ struct pe_table *pe_table_new(const char *const *titles)
 	if (!table)
 		return NULL;
 	scols_init_debug(0);
+	/* Without UTF-8 libsmartcols escapes our units. */
+	setlocale(LC_CTYPE, "");
+	if (strcmp(nl_langinfo(CODESET), "UTF-8"))
+		setlocale(LC_CTYPE, "C.UTF-8");
 	table->table = scols_new_table();
 	for (; titles[table->columns]; table->columns++) {
 		const char *title = titles[table->columns];

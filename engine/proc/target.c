@@ -116,6 +116,8 @@ static struct pe_error *open_memory(struct pe_target *target)
 	target->mem_writable = target->mem_fd >= 0;
 	if (target->mem_fd < 0)
 		target->mem_fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (target->mem_fd < 0 && (errno == ENOENT || errno == ESRCH))
+		return pe_error_new(PE_ERR_NO_TARGET, "process %d has just ended", target->pid);
 	if (target->mem_fd < 0)
 		return pe_error_errno(errno, "cannot open the memory of process %d", target->pid);
 	return NULL;

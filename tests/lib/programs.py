@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Small C programs to patch: compiled, registered with care-build, started, asked, looked at."""
+import difflib
+import hashlib
+import json
+import os
+import re
+import select
+import subprocess
+import time
+
+from harness import care, die_with_parent, run
+
+MAIN = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+void say(char question);
+void prepare(void) __attribute__((weak));
+int main(void)
+{
+	char question;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	if (prepare)
+		prepare();
+	puts("ready");
+	while (read(0, &question, 1) == 1)
+		say(question);
+	return 0;
+}
+"""
+
+
+class Program:
+    """case.c, which answers questions in say(char), with a main that reads them."""
+
+    def __init__(self, folder, source, flags=("-O2", "-fPIE"), link=("-pie",), name="prog"):
+        self.folder, self.name, self.source = str(folder), name, source
+        self.env = {"CARE_BUILD_CACHE": os.path.join(self.folder, "cache")}
+        self.binary = os.path.join(self.folder, name)
+        os.makedirs(self.folder, exist_ok=True)
+        commands = []
+        for file, text in (("case.c", source), ("main.c", MAIN)):
+            with open(os.path.join(self.folder, file), "w") as out:
+                out.write(text)
+            command = ["cc", "-g", *flags, "-c", file, "-o", file.replace(".c", ".o")]
+            subprocess.run(command, cwd=self.folder, check=True)
+            commands.append({"directory": self.folder, "command": " ".join(command),
+                             "file": os.path.join(self.folder, file)})
+        subprocess.run(["cc", *link, "case.o", "main.o", "-o", self.binary, "-lpthread"],
+                       cwd=self.folder, check=True)
+        self.database = os.path.join(self.folder, "compile_commands.json")
+        with open(self.database, "w") as out:
+            json.dump(commands, out)
+        care("care-build", "target", "add", "program", "--name", name, "--compile-commands",
+             self.database, "--binary", self.binary, env=self.env)
+
+    def patch(self, name, changes, *options, expect=0):
+        """A patch that replaces texts in case.c: changes is {old: new}."""
+        new = self.source
+        for old, text in changes.items():
+            assert new.count(old) == 1, f"{old!r} is not there once"
+            new = new.replace(old, text)
+        diff = os.path.join(self.folder, name + ".diff")
+        with open(diff, "w") as out:
+            out.writelines(difflib.unified_diff(self.source.splitlines(True),
+                                                new.splitlines(True), "a/case.c", "b/case.c"))
+        path = os.path.join(self.folder, name + ".cpatch")
+        done = care("care-build", "patch", "--target", self.name, "--name", name, "--diff", diff,
+                    *options, "-o", path, env=self.env, expect=expect)
+        return path if expect == 0 else done
+
+    def start(self, **kwargs):
+        return Running(self, **kwargs)
+
+
+class Running:
+    """The program at work; killed at the end of its context."""
+
+    def __init__(self, program, before=None):
+        self.program = program
+        self.process = subprocess.Popen(
+            [program.binary], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=program.folder,
+            text=True, bufsize=1, preexec_fn=before or die_with_parent)
+        self.pid = self.process.pid
+        assert self.line() == "ready"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.process.kill()
+        self.process.wait()
+
+    def line(self, seconds=10):
+        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
+        assert ready, "the program does not answer"
+        return self.process.stdout.readline().rstrip("\n")
+
+    def ask(self, question="a"):
+        self.process.stdin.write(question)
+        self.process.stdin.flush()
+        return self.line()
+
+    def alive(self):
+        return self.process.poll() is None
+
+    def maps(self):
+        with open(f"/proc/{self.pid}/maps") as maps:
+            return maps.read()
+
+    def ours(self):
+        """Mappings of patches."""
+        return [line for line in self.maps().splitlines() if "care:" in line]
+
+    def code(self):
+        """Hash of all executable bytes of files and their protections."""
+        digest = hashlib.sha256()
+        with open(f"/proc/{self.pid}/mem", "rb", 0) as memory:
+            for line in self.maps().splitlines():
+                fields = line.split()
+                if "x" not in fields[1] or len(fields) < 6 or not fields[5].startswith("/") \
+                        or "care:" in line:
+                    continue
+                start, end = (int(x, 16) for x in fields[0].split("-"))
+                memory.seek(start)
+                digest.update(f"{fields[0]} {fields[1]}".encode() + memory.read(end - start))
+        return digest.hexdigest()
+
+    def snapshot(self):
+        """All that must be the same when nothing of ours is left."""
+        heap = re.compile(r"^.*\[heap\]$", re.M)
+        files = sorted(os.listdir(f"/proc/{self.pid}/fd"))
+        return heap.sub("", self.maps()), self.code(), files
+
+    # ---- care-patch
+
+    def apply(self, patch, *options, expect=0):
+        return care("care-patch", "apply", patch, "--pid", self.pid, "--json", *options,
+                    expect=expect).json
+
+    def revert(self, name, *options, expect=0):
+        return care("care-patch", "revert", name, "--pid", self.pid, "--json", *options,
+                    expect=expect).json
+
+    def info(self):
+        return care("care-patch", "info", "--pid", self.pid, "--json").json["patches"]
+
+
+def refusal(result):
+    """The message of a refused command's JSON."""
+    return result["error"]["message"]
