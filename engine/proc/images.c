@@ -167,8 +167,8 @@ static uint64_t dynamic_value(const struct pe_target *target, uint64_t dynamic, 
 	Elf64_Dyn dyn[DYNAMIC_STEP];
 
 	for (size_t done = 0; dynamic && done < DYNAMIC_MAX; done += DYNAMIC_STEP) {
-		size_t size = proc_read_some(target, dynamic + done * sizeof(*dyn), dyn,
-					     sizeof(dyn));
+		size_t size =
+			proc_read_some(target, dynamic + done * sizeof(*dyn), dyn, sizeof(dyn));
 
 		for (size_t i = 0; i < size / sizeof(*dyn); i++) {
 			if (dyn[i].d_tag == tag)

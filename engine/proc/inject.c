@@ -31,6 +31,7 @@
 
 enum {
 	STOP_US = 100000,     /* a blocked thread stops within microseconds */
+	FIFO_US = 10000000,   /* of processor time */
 	SYSCALL_US = 5000000, /* an injected system call; munmap may wait for a lock */
 	GRACE_US = 1000000,
 	KERNEL_SIGSET = 8,
@@ -91,6 +92,7 @@ void inject_let_go(struct pe_injector *injector, int signal)
 	if (injector->target->held_tid == injector->tid)
 		injector->target->held_tid = 0;
 	injector->tid = 0;
+	fifo_end(&injector->fifo);
 }
 
 /* The thread did not stop: the kernel detaches it when it does, or when we exit. */
@@ -106,6 +108,7 @@ static void remember_straggler(struct pe_injector *injector)
 	}
 	injector->tid = 0;
 	target->held_tid = 0;
+	fifo_end(&injector->fifo);
 }
 
 static struct pe_error *read_state(struct pe_injector *injector)
@@ -134,14 +137,20 @@ struct pe_error *inject_hold(struct pe_injector *injector, pid_t tid)
 {
 	int status = 0;
 
-	if (ptrace(PTRACE_SEIZE, tid, NULL, (void *)PTRACE_O_TRACESYSGOOD))
-		return pe_error_errno(errno, "cannot seize thread %d", tid);
+	fifo_begin(&injector->fifo, FIFO_US);
+	if (ptrace(PTRACE_SEIZE, tid, NULL, (void *)PTRACE_O_TRACESYSGOOD)) {
+		struct pe_error *err = pe_error_errno(errno, "cannot seize thread %d", tid);
+
+		inject_let_go(injector, 0);
+		return err;
+	}
 	injector->tid = tid;
 	ptrace(PTRACE_INTERRUPT, tid, NULL, NULL);
 	waiter_set_deadline(&injector->waiter, pe_now_us() + STOP_US);
 	switch (waiter_wait(&injector->waiter, injector->target, tid, &status)) {
 	case WAIT_GONE:
 		injector->tid = 0;
+		inject_let_go(injector, 0);
 		return pe_error_new(PE_ERR_BUSY, "thread %d has just ended", tid);
 	case WAIT_TIMEOUT:
 		remember_straggler(injector);
@@ -522,8 +531,7 @@ struct pe_error *pe_inject_end(struct pe_injector *injector)
 	if (injector->tid && injector->installed)
 		err = restore(injector);
 	/* Where restoring failed, the frame still heals the thread. */
-	if (injector->tid)
-		inject_let_go(injector, 0);
+	inject_let_go(injector, 0);
 	waiter_deinit(&injector->waiter);
 	pe_sigframe_deinit(&injector->frame);
 	free(injector->xstate);

@@ -4,6 +4,7 @@
 #define ENGINE_PROC_INJECT_H
 
 #include "arch/x86_64/sigframe.h"
+#include "fifo.h"
 #include "proc.h"
 #include "tracee.h"
 
@@ -13,6 +14,7 @@ struct pe_injector {
 	struct pe_target *target;
 	pid_t tid; /* 0: let go already */
 	struct waiter waiter;
+	struct fifo fifo;
 	struct user_regs_struct regs; /* at its stop: what it must get back */
 	uint64_t sigmask;
 	uint8_t *xstate;

@@ -8,6 +8,7 @@
  * even a thread that computes: it is interrupted like by a signal. Threads are looked at again
  * once they stand still.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <linux/futex.h>
 #include <string.h>
@@ -176,11 +177,45 @@ static struct pe_error *try_all(struct pe_injector *injector, struct candidate *
 			     injector->target->pid);
 }
 
+/*
+ * First come, first tried: under load a thread that waits now has work a moment later, so nothing
+ * may stand between the look at a thread and its interruption. NULL error and no thread held when
+ * none was fit.
+ */
+static struct pe_error *pick_waiting(struct pe_injector *injector, const struct wish *wish)
+{
+	char path[64];
+	size_t tries = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", injector->target->pid);
+	DIR *dir = opendir(path);
+
+	if (!dir)
+		return pe_error_errno(errno, "cannot list the threads of process %d",
+				      injector->target->pid);
+	for (struct dirent *entry; !injector->tid && tries < TRIES_MAX && (entry = readdir(dir));) {
+		struct pe_thread thread;
+		struct candidate candidate = { &thread, RANK_WAITS };
+
+		if (entry->d_name[0] == '.' ||
+		    !proc_read_thread(injector->target->pid, (pid_t)atoi(entry->d_name), &thread) ||
+		    rank_thread(&thread) != RANK_WAITS)
+			continue;
+		tries++;
+		pe_error_free(try_candidate(injector, &candidate, wish));
+	}
+	closedir(dir);
+	return NULL;
+}
+
 static struct pe_error *pick(struct pe_injector *injector, const struct wish *wish)
 {
 	struct pe_threads threads;
-	struct pe_error *err = pe_target_threads(injector->target, &threads);
+	struct pe_error *err = pick_waiting(injector, wish);
 
+	if (err || injector->tid)
+		return err;
+	err = pe_target_threads(injector->target, &threads);
 	if (err)
 		return err;
 

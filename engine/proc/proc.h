@@ -50,6 +50,9 @@ int proc_task_stat(pid_t pid, pid_t tid, struct task_stat *ret);
 /* True when a task has user-space state that matters to us: no worker of the kernel, not dead. */
 bool proc_task_is_user_thread(const struct task_stat *stat);
 
+/* One thread of pe_target_threads; false when it is gone, dead or no user thread. */
+bool proc_read_thread(pid_t pid, pid_t tid, struct pe_thread *ret);
+
 /* process_vm_readv, then /proc/PID/mem: bytes read, less than @size when something is missing. */
 size_t proc_read_some(const struct pe_target *target, uint64_t addr, void *buf, size_t size);
 

@@ -16,20 +16,19 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/ptrace.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #include "engine/cleanup.h"
+#include "fifo.h"
 #include "gadgets.h"
 #include "stack.h"
 #include "tracee.h"
 #include "unwind.h"
 
 enum {
-	FIFO_PRIORITY = 50,
+	FIFO_SPARE_US = 1000000,
 	LIST_BUFFER = 65536,
 	ROOM = 256, /* threads that may be born meanwhile without an allocation */
 	STRAGGLER_US = 1000000,
@@ -61,41 +60,8 @@ struct pe_stop {
 	struct stack_checker early; /* with options.ranges: looks while others still stop */
 	struct waiter waiter;
 	uint64_t begin_us, deadline_us;
-	bool fifo_set, fifo_refused, rttime_set;
-	int old_policy;
-	struct sched_param old_param;
-	struct rlimit old_rttime;
+	struct fifo fifo;
 };
-
-/* ---- the scheduler ---- */
-
-static void fifo_begin(struct pe_stop *stop)
-{
-	struct sched_param param = { .sched_priority = FIFO_PRIORITY };
-	struct rlimit rttime;
-
-	if (!stop->options.fifo)
-		return;
-	stop->old_policy = sched_getscheduler(0);
-	sched_getparam(0, &stop->old_param);
-	/* Should we spin for ever, the kernel ends us, and with us the stop. */
-	getrlimit(RLIMIT_RTTIME, &stop->old_rttime);
-	rttime = stop->old_rttime;
-	rttime.rlim_cur = 2 * stop->options.limit_us + 1000000;
-	stop->rttime_set =
-		rttime.rlim_cur < rttime.rlim_max && setrlimit(RLIMIT_RTTIME, &rttime) == 0;
-	stop->fifo_set = sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &param) == 0;
-	stop->fifo_refused = !stop->fifo_set;
-}
-
-static void fifo_end(struct pe_stop *stop)
-{
-	if (stop->fifo_set)
-		sched_setscheduler(0, stop->old_policy, &stop->old_param);
-	if (stop->rttime_set)
-		setrlimit(RLIMIT_RTTIME, &stop->old_rttime);
-	stop->fifo_set = stop->rttime_set = false;
-}
 
 /* ---- the list of threads ---- */
 
@@ -346,7 +312,8 @@ static struct pe_error *stop_threads(struct pe_stop *stop)
 
 	if (err)
 		return err;
-	fifo_begin(stop);
+	if (stop->options.fifo)
+		fifo_begin(&stop->fifo, 2 * stop->options.limit_us + FIFO_SPARE_US);
 	stop->begin_us = pe_now_us();
 	stop->deadline_us = stop->begin_us + stop->options.limit_us;
 	waiter_set_deadline(&stop->waiter, stop->deadline_us);
@@ -463,7 +430,7 @@ const struct pe_stopped_thread *pe_stop_threads(const struct pe_stop *stop, size
 
 bool pe_stop_fifo_refused(const struct pe_stop *stop)
 {
-	return stop->fifo_refused;
+	return stop->fifo.refused;
 }
 
 struct pe_error *pe_stop_within_limit(const struct pe_stop *stop)
@@ -559,7 +526,7 @@ void pe_stop_resume(struct pe_stop *stop, uint64_t *pause_us)
 
 	uint64_t end_us = pe_now_us();
 
-	fifo_end(stop);
+	fifo_end(&stop->fifo);
 	if (pause_us)
 		*pause_us = stop->begin_us ? end_us - stop->begin_us : 0;
 	stop->target->held_tid = 0;

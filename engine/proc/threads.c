@@ -35,8 +35,7 @@ static void parse_syscall(const char *text, struct pe_thread *thread)
 		thread->running = false;
 }
 
-/* False when the thread is gone, dead or no user thread. */
-static bool read_thread(pid_t pid, pid_t tid, struct pe_thread *ret)
+bool proc_read_thread(pid_t pid, pid_t tid, struct pe_thread *ret)
 {
 	struct task_stat stat;
 	char path[64], text[256];
@@ -78,8 +77,8 @@ struct pe_error *pe_target_threads(const struct pe_target *target, struct pe_thr
 			threads.items = bigger;
 			capacity *= 2;
 		}
-		if (read_thread(target->pid, (pid_t)atoi(entry->d_name),
-				&threads.items[threads.count]))
+		if (proc_read_thread(target->pid, (pid_t)atoi(entry->d_name),
+				     &threads.items[threads.count]))
 			threads.count++;
 	}
 	if (dir)

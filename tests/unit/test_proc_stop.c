@@ -441,13 +441,13 @@ static void past_the_limit_nobody_is_held(void **state)
 	struct pe_maps maps;
 	struct pe_range range = range_of(busy_function, SMALL);
 	struct pe_stack_hits hits = { 0 };
-	const struct pe_stop_options brief = { .limit_us = 5000 };
+	const struct pe_stop_options brief = { .fifo = true, .limit_us = 100000 };
 	pid_t pid = child_start(busy_function, shared);
 
 	succeed(pe_target_open(pid, &target));
 	succeed(pe_target_maps(target, &maps));
 	succeed(pe_stop_all(target, &brief, &stop));
-	usleep(6000);
+	usleep(110000);
 	expect(pe_stop_within_limit(stop), PE_ERR_BUSY);
 	expect(pe_stop_check(stop, &maps, &range, 1, PE_MATCH_BODY, true, &hits), PE_ERR_BUSY);
 	pe_stop_resume(stop, NULL);
