@@ -67,6 +67,33 @@ static size_t count_constructors(const struct pe_object *object)
 	return count;
 }
 
+/* Code that no function symbol covers (assembler) is compared as a whole, since nobody else does.
+ */
+static struct pe_error *guard_bare_code(struct pe_sel_unit *unit)
+{
+	const struct pe_object *patched = unit->in->patched, *base = unit->in->base;
+
+	for (size_t i = 1; i < patched->section_count; i++) {
+		const struct pe_object_section *p = &patched->sections[i];
+		const struct pe_object_symbol *first =
+			p->size ? pe_object_symbol_at(patched, p, 0) : NULL;
+
+		if (!pe_sel_is_text(p) || !p->size || (first && first->type != STT_NOTYPE))
+			continue;
+		for (size_t k = 1; k < base->section_count; k++) {
+			const struct pe_object_section *b = &base->sections[k];
+
+			if (!strcmp(b->name, p->name) && pe_sel_is_text(b) &&
+			    !pe_sel_sections_equal(unit, b, p))
+				return pe_error_new(PE_ERR_UNSUPPORTED,
+						    "%s: code in section %s changes that is no "
+						    "function with a name and a size",
+						    unit->in->source, p->name);
+		}
+	}
+	return NULL;
+}
+
 static bool anything_changed(const struct pe_sel_unit *unit)
 {
 	for (size_t i = 1; i < unit->in->patched->symbol_count; i++) {
@@ -94,6 +121,8 @@ struct pe_error *pe_sel_guard_units(struct pe_sel *sel)
 					   "%s: the patch adds a constructor or destructor, which "
 					   "runs only once, at the start or the end of the program",
 					   unit->in->source);
+		if (!err)
+			err = guard_bare_code(unit);
 		if (!err && anything_changed(unit))
 			err = pe_sel_guard_types(unit);
 		if (err)

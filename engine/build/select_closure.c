@@ -193,6 +193,11 @@ static struct pe_error *resolve_function(struct pe_sel *sel, struct pe_sel_unit 
 
 	if (stays_inside(unit, from, reloc, ref))
 		return include_symbol(sel, unit, symbol, ref->addend, ret);
+	if (symbol->type == STT_GNU_IFUNC)
+		return pe_error_new(PE_ERR_UNSUPPORTED,
+				    "%s: changed code calls %s, an indirect function that the "
+				    "shipped binary itself resolves at start",
+				    source_of(unit), symbol->name);
 	if (s->replaced) {
 		fill_target(ret, symbol, s->vaddr, ref->addend);
 		return NULL;
@@ -251,13 +256,17 @@ static struct pe_error *resolve_data(struct pe_sel *sel, struct pe_sel_unit *uni
 		fill_target(ret, symbol, vaddr, ref->addend);
 		return NULL;
 	}
-	struct pe_error *err = pe_sel_in_image(sel, symbol, ret, &found);
-	if (err || found) {
-		ret->addend = ref->addend;
-		return err;
+	/* By name alone only what has one name for all: a static may have a namesake. */
+	if (symbol->bind != STB_LOCAL) {
+		struct pe_error *err = pe_sel_in_image(sel, symbol, ret, &found);
+		if (err || found) {
+			ret->addend = ref->addend;
+			return err;
+		}
 	}
 	/* Without identity or state a copy is as good. */
-	if (symbol->bind == STB_WEAK || !(symbol->section->flags & SHF_WRITE))
+	if ((symbol->bind != STB_LOCAL && symbol->bind != STB_GLOBAL) ||
+	    !(symbol->section->flags & SHF_WRITE))
 		return resolve_new(sel, unit, symbol, ref->addend, ret);
 	pe_auto_free char *name = pe_demangle(symbol->name);
 	return pe_error_new(PE_ERR_MISMATCH,

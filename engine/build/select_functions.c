@@ -94,6 +94,13 @@ static const struct pe_object_symbol *known_callee(const struct pe_sel_unit *uni
 	return NULL;
 }
 
+static struct pe_error *replace_text(char **text, const char *with)
+{
+	free(*text);
+	*text = strdup(with);
+	return *text ? NULL : pe_error_nomem();
+}
+
 static struct pe_error *set_reason(struct pe_sel_symbol *s, const char *how, const char *what)
 {
 	pe_auto_free char *name = pe_demangle(what);
@@ -120,6 +127,8 @@ static struct pe_error *explain(struct pe_sel *sel, struct pe_sel_unit *unit,
 		err = set_reason(s, "inlines", inlined);
 	else if (!err && why == PE_SEL_WHY_OTHER && callee)
 		err = set_reason(s, "compiled with", callee->name);
+	else if (!err && why == PE_SEL_WHY_OTHER)
+		err = replace_text(&s->reason, "compiled otherwise");
 	if (!err && inlined)
 		err = entangle(sel, p->name, inlined, "inlines");
 	if (!err && callee)

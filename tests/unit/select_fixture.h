@@ -19,6 +19,9 @@
 #include "build/select.h"
 #include "engine/cleanup.h"
 
+/* What the other file of the program holds besides main(); for the next fixture_make. */
+static const char *other_source;
+
 struct fixture {
 	char dir[32];
 	struct pe_object *base, *patched;
@@ -88,7 +91,11 @@ static void fixture_make(struct fixture *f, const char *flags, const char *base,
 	strcpy(f->dir, "/tmp/test-select-XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
 	bool own_main = strstr(base, "int main(");
-	write_file(f, "main.c", own_main ? "" : main_source);
+	pe_auto_free char *rest = NULL;
+	assert_true(asprintf(&rest, "%s%s", own_main ? "" : main_source,
+			     other_source ? other_source : "") >= 0);
+	other_source = NULL;
+	write_file(f, "main.c", rest);
 	shell(f, "mkdir base patched");
 	write_file(f, "base/unit.src", base);
 	write_file(f, "patched/unit.src", patched);

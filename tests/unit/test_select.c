@@ -365,6 +365,47 @@ static void a_program_at_fixed_addresses_works_too(void **state)
 	fixture_free(&f);
 }
 
+static void hidden_and_static_names_of_other_files_are_found_when_unique(void **state)
+{
+	struct fixture f;
+
+	other_source = "__attribute__((visibility(\"hidden\"), noinline)) int low(int n)\n"
+		       "{ return n * 17 / 3; }\n"
+		       "static int counter = 4; int *where(void) { return &counter; }\n";
+	fixture_make(&f, "-x c -fPIE",
+		     "static int counter; int entry(int n) { return counter += n * 3; }\n",
+		     "int low(int) __attribute__((visibility(\"hidden\")));\n"
+		     "static int counter; int entry(int n) { return counter += low(n) * 5; }\n",
+		     NULL);
+	assert_made(&f);
+	assert_kind(&f, "low", PE_SYM_TARGET);
+	assert_int_equal(find_symbol(&f, "low")->value, image_address(&f, "low"));
+	/* Its own counter (in .bss), not the other file's (in .data). */
+	assert_kind(&f, "counter", PE_SYM_TARGET);
+	uint64_t vaddr = find_symbol(&f, "counter")->value;
+	assert_null(pe_image_bytes(f.image, vaddr, 4));
+	fixture_free(&f);
+}
+
+static void a_static_object_with_a_constructor_stays_shared(void **state)
+{
+	static const char source[] = "#include <string>\n"
+				     "extern \"C\" int entry(int n)\n"
+				     "{ static std::string kept(\"x\"); kept += \"%s\"; return "
+				     "(int)kept.size() * n; }\n";
+	pe_auto_free char *base = NULL, *patched = NULL;
+	struct fixture f;
+
+	assert_true(asprintf(&base, source, "a") > 0);
+	assert_true(asprintf(&patched, source, "bcd") > 0);
+	fixture_make(&f, "-x c++ -fPIC", base, patched, NULL);
+	assert_made(&f);
+	assert_kind(&f, "_ZZ5entryE4kept", PE_SYM_TARGET);
+	assert_kind(&f, "_ZGVZ5entryE4kept", PE_SYM_TARGET);
+	assert_int_equal(f.patch->function_count, 1);
+	fixture_free(&f);
+}
+
 static void the_same_inputs_give_the_same_bytes(void **state)
 {
 	pe_auto_free char *base = NULL, *patched = NULL;
@@ -404,6 +445,8 @@ int main(void)
 		cmocka_unit_test(exceptions_bring_unwind_and_exception_tables),
 		cmocka_unit_test(lambdas_correlate_when_one_is_added_before_them),
 		cmocka_unit_test(a_program_at_fixed_addresses_works_too),
+		cmocka_unit_test(hidden_and_static_names_of_other_files_are_found_when_unique),
+		cmocka_unit_test(a_static_object_with_a_constructor_stays_shared),
 		cmocka_unit_test(the_same_inputs_give_the_same_bytes),
 	};
 

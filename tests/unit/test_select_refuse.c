@@ -142,6 +142,33 @@ static void a_name_that_nothing_defines_is_refused(void **state)
 	       PE_ERR_UNSUPPORTED, "not_there");
 }
 
+static void a_name_of_several_static_symbols_is_refused(void **state)
+{
+	pe_auto_free char *both =
+		strdup("static __attribute__((noinline)) int low(int n) { return n * 17 / 3; }\n"
+		       "int one(int n) { return low(n); }\n");
+
+	/* Two files have a static low(); the new code means neither in particular. */
+	other_source = both;
+	refuse("-x c -fPIE",
+	       "static __attribute__((noinline)) int low(int n) { return n * 19 / 5; }\n"
+	       "__attribute__((noinline)) int other(int n) { return low(n) + 1; }\n"
+	       "int entry(int n) { return other(n) * 3 / 7; }\n",
+	       "int low(int); int other(int);\n"
+	       "int entry(int n) { return other(n) + low(n) * 3 / 7; }\n",
+	       PE_ERR_UNSUPPORTED, "several static");
+}
+
+static void changed_assembler_without_a_function_is_refused(void **state)
+{
+	refuse("-x c -fPIE",
+	       "asm(\".section .text.bare,\\\"ax\\\"\\nbare: nop\\nret\\n.text\");\n"
+	       "int entry(int n) { return n * 3 / 7; }\n",
+	       "asm(\".section .text.bare,\\\"ax\\\"\\nbare: hlt\\nret\\n.text\");\n"
+	       "int entry(int n) { return n * 3 / 7; }\n",
+	       PE_ERR_UNSUPPORTED, "no function");
+}
+
 static void a_weak_name_that_nothing_defines_is_zero(void **state)
 {
 	struct fixture f;
@@ -248,6 +275,8 @@ int main(void)
 		cmocka_unit_test(a_changed_layout_of_a_type_is_refused),
 		cmocka_unit_test(a_changed_enumerator_is_refused),
 		cmocka_unit_test(a_name_that_nothing_defines_is_refused),
+		cmocka_unit_test(a_name_of_several_static_symbols_is_refused),
+		cmocka_unit_test(changed_assembler_without_a_function_is_refused),
 		cmocka_unit_test(a_weak_name_that_nothing_defines_is_zero),
 		cmocka_unit_test(functions_of_one_body_that_the_patch_tells_apart_are_refused),
 		cmocka_unit_test(one_by_one_is_refused_where_a_caller_knows_its_callee),
