@@ -56,6 +56,22 @@ static struct pe_error *record(struct pe_target *target, struct ledger *ledger,
 	return err;
 }
 
+/* Threads that have just been let go count as running for a moment: look again. */
+static struct pe_error *wait_settled(struct pe_target *target, struct ledger *ledger, bool *done,
+				     size_t *threads)
+{
+	const useconds_t longest_us = 8000;
+
+	for (useconds_t wait = 500;; wait *= 2) {
+		size_t unknown;
+		struct pe_error *err = settled(target, ledger, done, threads, &unknown);
+
+		if (err || *done || *threads || wait > longest_us)
+			return err;
+		usleep(wait);
+	}
+}
+
 static struct pe_error *settle(struct pe_target *target, struct ledger *ledger,
 			       struct pe_switch_result *result)
 {
@@ -66,11 +82,11 @@ static struct pe_error *settle(struct pe_target *target, struct ledger *ledger,
 	if (ledger->header.flags & LEDGER_INDEPENDENT) {
 		err = ledger_write_state(target, ledger, PE_STATE_SETTLING);
 		if (!err)
-			err = settled(target, ledger, &done, &threads);
+			err = wait_settled(target, ledger, &done, &threads);
 	}
 	if (!err && done)
 		err = ledger_write_state(target, ledger, PE_STATE_APPLIED);
-	if (!err && !done && threads)
+	if (!err && threads)
 		note_add(&result->note, "%zu thread%s may still finish a call of the old code",
 			 threads, threads == 1 ? "" : "s");
 	return err;

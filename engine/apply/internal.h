@@ -274,7 +274,8 @@ struct switch_job {
 	/* The commit; a few writes. */
 	struct pe_error *(*commit)(struct pe_target *target, void *ctx);
 	void *ctx;
-	const struct ledger *watch; /* fill the view for this mapping; may be NULL */
+	/* Fill the view for this mapping; may be NULL. With check, the ranges are its text. */
+	const struct ledger *watch;
 	const char *(*range_name)(void *ctx, uint32_t tag);
 };
 
@@ -302,9 +303,12 @@ struct pe_error *switch_back(struct pe_target *target, struct ledger *ledger, bo
  */
 struct pe_error *release(struct pe_target *target, struct ledger *ledger,
 			 const struct stop_view *view, char **kept) pe_must_check;
-/* True when no thread is left in the old code of an applied patch. Stops nobody. */
+/*
+ * True when no thread is left in the old code of an applied patch: @threads seem to be, @unknown
+ * were running. Stops nobody.
+ */
 struct pe_error *settled(const struct pe_target *target, const struct ledger *ledger, bool *ret,
-			 size_t *threads) pe_must_check;
+			 size_t *threads, size_t *unknown) pe_must_check;
 
 /* ---- recover.c, lock.c ---- */
 

@@ -194,8 +194,8 @@ static struct pe_error *recover_reverting(struct pe_target *target, struct ledge
 static struct pe_error *recover_settling(struct pe_target *target, struct ledger *ledger)
 {
 	bool done;
-	size_t threads;
-	struct pe_error *err = settled(target, ledger, &done, &threads);
+	size_t threads, unknown;
+	struct pe_error *err = settled(target, ledger, &done, &threads, &unknown);
 
 	if (!err && done)
 		err = ledger_write_state(target, ledger, PE_STATE_APPLIED);

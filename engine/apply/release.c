@@ -386,22 +386,23 @@ static size_t count_tids(const struct pe_stack_hits *hits)
 }
 
 struct pe_error *settled(const struct pe_target *target, const struct ledger *ledger, bool *ret,
-			 size_t *threads)
+			 size_t *threads, size_t *unknown)
 {
-	size_t count = ledger->header.range_count, unknown = 0;
+	size_t count = ledger->header.range_count;
 	pe_auto_free struct pe_range *ranges = calloc(count + 1, sizeof(*ranges));
 	struct pe_stack_hits hits = { 0 };
 	struct pe_maps maps = { 0 };
+	*unknown = 0;
+
 	struct pe_error *err = ranges ? pe_target_maps(target, &maps) : pe_error_nomem();
 
 	for (size_t i = 0; ranges && i < count; i++)
 		ranges[i] = (struct pe_range){ .start = ledger->ranges[i].start,
 					       .end = ledger->ranges[i].end };
 	if (!err)
-		err = pe_stack_predict(target, &maps, ranges, count, PE_MATCH_BODY, &hits,
-				       &unknown);
-	*threads = count_tids(&hits) + unknown;
-	*ret = !err && !*threads;
+		err = pe_stack_predict(target, &maps, ranges, count, PE_MATCH_BODY, &hits, unknown);
+	*threads = count_tids(&hits);
+	*ret = !err && !*threads && !*unknown;
 	pe_stack_hits_deinit(&hits);
 	pe_maps_deinit(&maps);
 	return err;

@@ -7,7 +7,8 @@
  *	            └── back off ◄────┴─────────────────────┘
  *
  * The prediction is conservative: a stale word on a stack looks like a return address for ever. So
- * from time to time a stop is tried although it does not look free: there stacks are unwound.
+ * from time to time a stop is tried although it does not look free: there stacks are unwound. Not
+ * with many such threads, though: that would hold all of them for long.
  */
 #include "internal.h"
 
@@ -21,6 +22,8 @@ static const unsigned int first_blind_stop = 3, predictions_per_stop = 10;
 static const uint64_t first_wait_us = 1000, longest_wait_us = 50000;
 static const uint64_t pause_share = 20; /* the process stands at most 1/20 of the time */
 static const size_t named_blockers = 5;
+/* Unwinding a thread takes about 50 µs while all stand still. */
+static const size_t most_unwound = 32, most_looked_at = 4;
 
 uint64_t options_deadline(const struct pe_apply_options *options)
 {
@@ -92,22 +95,63 @@ static bool register_in(const struct user_regs_struct *regs, uint64_t start, uin
 	return false;
 }
 
-static struct pe_error *view_fill(struct pe_stop *stop, const struct pe_maps *maps,
-				  const struct ledger *watch, struct stop_view *view)
+static struct pe_range text_of(const struct ledger *ledger)
 {
-	const struct pe_range text = { .start = watch->start,
-				       .end = watch->start + watch->header.text_size };
+	return (struct pe_range){ .start = ledger->start,
+				  .end = ledger->start + ledger->header.text_size };
+}
+
+static size_t count_threads_of(const struct pe_stack_hits *hits)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < hits->count; i++) {
+		size_t j = 0;
+
+		while (j < i && hits->items[j].tid != hits->items[i].tid)
+			j++;
+		count += j == i;
+	}
+	return count;
+}
+
+/* Where many threads seem to be in the patch's code, their unwinding would only prolong the stop.
+ */
+static bool worth_looking(const struct pe_target *target, const struct pe_maps *maps,
+			  const struct ledger *watch)
+{
+	const struct pe_range text = text_of(watch);
+	struct pe_stack_hits hits = { 0 };
+	size_t unknown;
+	pe_auto_error struct pe_error *err =
+		pe_stack_predict(target, maps, &text, 1, PE_MATCH_BODY, &hits, &unknown);
+	bool worth = !err && count_threads_of(&hits) <= most_looked_at;
+
+	pe_stack_hits_deinit(&hits);
+	return worth;
+}
+
+static struct pe_error *is_text_free(struct pe_stop *stop, const struct pe_maps *maps,
+				     const struct ledger *watch, bool *ret)
+{
+	const struct pe_range text = text_of(watch);
 	struct pe_stack_hits hits = { 0 };
 	struct pe_error *err = pe_stop_check(stop, maps, &text, 1, PE_MATCH_BODY, true, &hits);
+
+	*ret = !err && !hits.count;
+	pe_stack_hits_deinit(&hits);
+	return err;
+}
+
+static struct pe_error *view_fill(struct pe_stop *stop, const struct ledger *watch,
+				  struct stop_view *view)
+{
 	size_t count;
 	const struct pe_stopped_thread *threads = pe_stop_threads(stop, &count);
 
-	stop_view_deinit(view);
-	view->text_free = !err && !hits.count;
+	free(view->sps);
 	view->data_free = true;
-	pe_stack_hits_deinit(&hits);
-	if (err)
-		return err;
+	view->sp_count = 0;
 	view->sps = calloc(count + 1, sizeof(*view->sps));
 	if (!view->sps)
 		return pe_error_nomem();
@@ -146,6 +190,7 @@ static struct pe_error *stop_once(struct pe_target *target, const struct switch_
 	struct pe_stop *stop = NULL;
 	struct pe_error *err = pe_target_maps(target, &maps);
 	uint64_t pause_us = 0;
+	bool look = !err && job->watch && !job->check && worth_looking(target, &maps, job->watch);
 
 	if (!err)
 		err = pe_stop_all(target, &stop_options, &stop);
@@ -157,8 +202,14 @@ static struct pe_error *stop_once(struct pe_target *target, const struct switch_
 	if (job->check)
 		err = pe_stop_check(stop, &maps, job->ranges, job->range_count, job->match,
 				    job->stacks, hits);
-	if (!err && !hits->count && job->watch)
-		err = view_fill(stop, &maps, job->watch, view);
+	if (!err && !hits->count && job->watch) {
+		/* Whoever watches and checks has checked the watched text. */
+		view->text_free = job->check;
+		if (look)
+			err = is_text_free(stop, &maps, job->watch, &view->text_free);
+		if (!err)
+			err = view_fill(stop, job->watch, view);
+	}
 	if (!err)
 		err = pe_stop_within_limit(stop);
 	if (!err && !hits->count) {
@@ -302,8 +353,9 @@ struct pe_error *switch_run(struct pe_target *target, const struct switch_job *j
 
 		if (!err)
 			err = predict(target, job, &hits);
-		if (!err && (!hits.count || last || i == first_blind_stop ||
-			     i % predictions_per_stop == 0)) {
+		bool blind = last || i == first_blind_stop || i % predictions_per_stop == 0;
+
+		if (!err && (!hits.count || (blind && count_threads_of(&hits) <= most_unwound))) {
 			pe_stack_hits_deinit(&hits);
 			err = stop_once(target, job, threads, result, &hits, view, &done);
 		}
