@@ -9,7 +9,9 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <time.h>
 
 #include "dbcare/proc.h"
@@ -287,39 +289,65 @@ static void servers_take(struct dbc_servers *servers, size_t index, struct dbc_s
 	dbc_servers_deinit(servers);
 }
 
-static bool listens_at(const struct dbc_server *server, const char *path)
+/* Whether the file at @path is the one at the server's own path, in its own mount namespace. */
+static bool has_socket(const struct dbc_server *server, const struct stat *wanted)
 {
 	char theirs[4400];
-	struct stat wanted, found;
+	struct stat found;
 
-	if (!server->socket)
+	if (!server->socket || *server->socket == '@')
 		return false;
-	if (!server->container && strcmp(server->socket, path) == 0)
-		return true;
-	if (server->socket[0] == '/')
-		snprintf(theirs, sizeof(theirs), "/proc/%d/root%s", (int)server->pid,
-			 server->socket);
-	else
-		snprintf(theirs, sizeof(theirs), "/proc/%d/cwd/%s", (int)server->pid,
-			 server->socket);
-	return stat(path, &wanted) == 0 && stat(theirs, &found) == 0 &&
-	       wanted.st_ino == found.st_ino && wanted.st_dev == found.st_dev;
+	snprintf(theirs, sizeof(theirs), "/proc/%d/%s%s", (int)server->pid,
+		 *server->socket == '/' ? "root" : "cwd/", server->socket);
+	return stat(theirs, &found) == 0 && wanted->st_ino == found.st_ino &&
+	       wanted->st_dev == found.st_dev;
+}
+
+/*
+ * Who accepts connections at @path; 0: nobody. Asked only when two servers were bound to the same
+ * path, since the server counts it as an aborted connection.
+ */
+static pid_t who_answers(const char *path)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	struct ucred peer = { 0 };
+	socklen_t size = sizeof(peer);
+
+	pe_auto_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0 || strlen(path) >= sizeof(address.sun_path))
+		return 0;
+	strcpy(address.sun_path, path);
+	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) != 0 ||
+	    getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0)
+		return 0;
+	return peer.pid;
 }
 
 static struct pe_error *find_by_socket(const char *path, struct dbc_servers *servers,
 				       struct dbc_server *ret)
 {
+	struct stat wanted;
+	size_t found = 0, matches = 0;
+
+	if (stat(path, &wanted) != 0)
+		return pe_error_new(PE_ERR_NO_TARGET,
+				    "no MariaDB server listens at %s: there is no such file", path);
 	for (size_t i = 0; i < servers->count; i++) {
-		if (listens_at(&servers->items[i], path)) {
-			servers_take(servers, i, ret);
-			return NULL;
+		if (has_socket(&servers->items[i], &wanted)) {
+			found = i;
+			matches++;
 		}
 	}
-	if (access(path, F_OK) != 0)
-		return pe_error_new(PE_ERR_NO_TARGET,
-				    "no MariaDB server listens at %s, and there is no such file",
-				    path);
-	return pe_error_new(PE_ERR_NO_TARGET, "no MariaDB server listens at %s", path);
+	if (matches > 1) {
+		pid_t pid = who_answers(path);
+
+		for (size_t i = 0; i < servers->count; i++)
+			found = servers->items[i].pid == pid ? i : found;
+	}
+	if (!matches)
+		return pe_error_new(PE_ERR_NO_TARGET, "no MariaDB server listens at %s", path);
+	servers_take(servers, found, ret);
+	return NULL;
 }
 
 static struct pe_error *error_several(const struct dbc_servers *servers)

@@ -262,8 +262,13 @@ static struct pe_error *take_back(struct dbc_session *session, const char *name,
 	pe_auto_free char *why = pe_error_text(err);
 	pe_auto_free char *what = pe_error_text(cause);
 
+	enum pe_code code = err->code;
+
 	pe_error_free(err);
 	pe_error_free(cause);
+	if (code == PE_ERR_DIED || code == PE_ERR_NO_TARGET)
+		return pe_error_new(PE_ERR_DIED, "server %d died after %s was applied (%s)",
+				    (int)session->server.pid, name, what ? what : "");
 	return pe_error_new(PE_ERR_PARTIAL,
 			    "%s was applied and failed verification (%s), and could not be "
 			    "reverted (%s): `dbcarectl revert %s` again",

@@ -238,6 +238,8 @@ def test_a_server_that_took_the_socket_of_another_is_not_asked(new_server, patch
     reason = held(first, patch, "connection")
     assert str(second.pid) in reason and first.socket in reason
     assert gates(second, patch, expect=0)
+    # The path alone names the one that answers there.
+    assert care("dbcarectl", "info", first.socket, "--json").json["pid"] == second.pid
 
 
 def test_no_gates_applies_all_the_same_and_the_history_tells(server, patch, least):

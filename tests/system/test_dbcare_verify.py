@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A patch that applies but breaks the server is taken back by dbcarectl itself."""
+import json
+import time
+
+import pytest
+
+from harness import care
+from patches import write
+
+# In mysql_parse(); the condition picks just what dbcarectl asks to verify ("SELECT 1").
+_DIFF = """--- a/sql/sql_parse.cc
++++ b/sql/sql_parse.cc
+@@ -8146,6 +8146,8 @@
+   DBUG_ENTER("mysql_parse");
+   DBUG_EXECUTE_IF("parser_debug", turn_parser_debug_on_MYSQLparse(););
+   DBUG_EXECUTE_IF("parser_debug", turn_parser_debug_on_ORAparse(););
++  if (length == 8 && !memcmp(rawbuf, "SELECT 1", 8))
++    {{ {action} }}
+ 
+   /*
+     Warning.
+"""
+
+ACTIONS = {
+    "fails": "my_error(ER_UNKNOWN_ERROR, MYF(0)); DBUG_VOID_RETURN;",
+    "hangs": "my_sleep(14000000);",
+    "crashes": "__builtin_trap();",
+}
+
+
+@pytest.fixture(scope="session")
+def breaking(target, tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("breaking"))
+
+    def build(what):
+        diff = write(folder, f"{what}.diff", _DIFF.format(action=ACTIONS[what]))
+        return target.patch(diff, what)
+
+    return build
+
+
+def test_a_patch_that_makes_queries_fail_is_reverted(server, breaking):
+    before = server.snapshot()
+    done = care("dbcarectl", "apply", breaking("fails"), server.pid, expect=1)
+    assert "failed verification and was reverted" in done.text
+    assert server.value("SELECT 1") == 1
+    assert server.snapshot() == before
+    rows = [r for r in care("dbcarectl", "history", "--json").json["history"]
+            if r["pid"] == server.pid and r.get("patch") == "fails"]
+    assert [r["action"] for r in rows] == ["apply", "auto-revert"]
+    assert [r["result"] for r in rows] == ["verification", "reverted"]
+
+
+def test_a_failed_verification_is_an_error_in_json_too(server, breaking):
+    done = care("dbcarectl", "apply", breaking("fails"), server.pid, "--json", expect=1)
+    assert done.json["error"]["code"] == "verification" and done.json["reverted"]
+    assert care("dbcarectl", "info", server.pid, "--json").json["patches"] == []
+
+
+def test_a_patch_that_makes_queries_hang_is_reverted_within_bounds(server, breaking):
+    """The verifying query is given up after 10 s; its thread leaves the new code 4 s later."""
+    patch = breaking("hangs")
+    before = server.snapshot()
+    begin = time.monotonic()
+    done = care("dbcarectl", "apply", patch, server.pid, expect=1)
+    assert time.monotonic() - begin < 60
+    assert "was reverted" in done.text
+    assert server.value("SELECT 1") == 1
+    assert server.snapshot() == before
+
+
+def test_a_server_that_a_patch_kills_is_told(new_server, breaking):
+    server = new_server()
+    done = care("dbcarectl", "apply", breaking("crashes"), server.pid, expect=3)
+    assert "died after crashes was applied" in done.text
+    rows = json.loads(care("dbcarectl", "history", "--json").out)["history"]
+    assert [r["result"] for r in rows if r["pid"] == server.pid][0] == "target-died"
+
+
+def test_without_sql_threads_are_verified_and_it_is_said(server, breaking):
+    options = ["--no-defaults", "--user=nobody_here", "--password=x"]
+    done = care("dbcarectl", "apply", breaking("fails"), server.pid, "--no-gates", *options)
+    assert "not asked by SQL" in done.out and "nobody_here" in done.out
+    care("dbcarectl", "revert", "fails", server.pid, *options)
+    assert server.value("SELECT 1") == 1
