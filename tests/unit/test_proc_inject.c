@@ -190,7 +190,7 @@ static __attribute__((noinline)) long function_add(long a, long b, long c, long 
 	return a + 2 * b + 3 * c + 4 * d + 5 * e + 6 * f + (long)(x * 0);
 }
 
-static long function_crash(void)
+static __attribute__((no_sanitize("undefined", "address"))) long function_crash(void)
 {
 	volatile int *volatile nowhere = NULL;
 

@@ -13,7 +13,10 @@ static volatile int never;
 
 /* ---- code that threads are in ---- */
 
-static __attribute__((noinline, noclone)) void wait_here(struct shared *shared)
+/* As small under the sanitizers as without. */
+#define CODE __attribute__((noinline, noclone, no_sanitize("address", "undefined")))
+
+static CODE void wait_here(struct shared *shared)
 {
 	shared->ready = 1;
 	while (!never)
@@ -21,13 +24,13 @@ static __attribute__((noinline, noclone)) void wait_here(struct shared *shared)
 	__asm__ volatile("");
 }
 
-static __attribute__((noinline, noclone)) void inside_function(struct shared *shared)
+static CODE void inside_function(struct shared *shared)
 {
 	wait_here(shared);
 	__asm__ volatile("");
 }
 
-static __attribute__((noinline, noclone)) int left_function(int depth)
+static CODE int left_function(int depth)
 {
 	volatile char room[64] = { (char)depth };
 
@@ -35,7 +38,7 @@ static __attribute__((noinline, noclone)) int left_function(int depth)
 }
 
 /* Room that keeps what deeper calls left there: return addresses into left_function. */
-static __attribute__((noinline, noclone)) void with_stale_words(struct shared *shared)
+static CODE void with_stale_words(struct shared *shared)
 {
 	volatile uint64_t room[512];
 
@@ -45,21 +48,21 @@ static __attribute__((noinline, noclone)) void with_stale_words(struct shared *s
 	__asm__ volatile("" : : "r"(room) : "memory");
 }
 
-static __attribute__((noinline, noclone)) void stale(struct shared *shared)
+static CODE void stale(struct shared *shared)
 {
 	left_function(20);
 	with_stale_words(shared);
 	__asm__ volatile("");
 }
 
-static __attribute__((noinline, noclone, noreturn)) void busy_function(struct shared *shared)
+static CODE __attribute__((noreturn)) void busy_function(struct shared *shared)
 {
 	shared->ready = 1;
 	for (;;)
 		shared->loops++;
 }
 
-static __attribute__((noinline, noclone)) void raising_function(void)
+static CODE void raising_function(void)
 {
 	raise(SIGUSR1);
 	__asm__ volatile("");
@@ -73,7 +76,7 @@ static void handler(int sig)
 }
 
 /* Inside a handler, that interrupted busy_function. */
-static void body_signal(struct shared *shared)
+static CODE void body_signal(struct shared *shared)
 {
 	handler_shared = shared;
 	signal(SIGALRM, handler);
@@ -98,8 +101,7 @@ static void coroutine(void)
 	wait_here(handler_shared);
 }
 
-static __attribute__((noinline, noclone)) void resumes_coroutine(ucontext_t *here,
-								 ucontext_t *there)
+static CODE void resumes_coroutine(ucontext_t *here, ucontext_t *there)
 {
 	swapcontext(here, there);
 	__asm__ volatile("");
@@ -131,10 +133,9 @@ static void *mother(void *arg)
 
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, 65536);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	for (;;) {
-		if (pthread_create(&thread, &attr, short_life, arg))
-			usleep(100);
+		if (pthread_create(&thread, &attr, short_life, arg) == 0)
+			pthread_join(thread, NULL);
 	}
 	return NULL;
 }
