@@ -38,6 +38,7 @@ def test_cycles_of_apply_and_revert_under_64_connections_cost_no_query(target, s
             load.check()
     assert (load.errors, load.reconnects) == (0, 0)
     assert load.queries > 10000
+    care("care-patch", "recover", "--pid", server.pid, expect=(0, 2))
     assert server.snapshot() == untouched
     print(f"{cycles} cycles, {load.queries} queries, pause p50 {statistics.median(pauses):.2f} ms,"
           f" max {max(pauses):.2f} ms")
