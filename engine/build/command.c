@@ -154,11 +154,15 @@ struct pe_error *pe_command_make(const struct pe_unit_entry *entry, const char *
 			i += skip - 1;
 			continue;
 		}
+		if (!strcmp(word, "-c") && !object)
+			continue;
 		compiles |= !strcmp(word, "-c");
 		ok = pe_strv_take(&argv, word_move(word, root, work));
 	}
-	if (!ok || (!compiles && !pe_strv_add(&argv, "-c")) ||
-	    !add_own_options(entry, object, &argv))
+	if (ok && object)
+		ok = (compiles || pe_strv_add(&argv, "-c")) &&
+		     add_own_options(entry, object, &argv);
+	if (!ok)
 		return pe_error_nomem();
 	*ret = argv;
 	argv = (struct pe_strv){ 0 };

@@ -10,7 +10,8 @@
  * information (the guard reads types) and without writing dependency files. With @work not NULL
  * every path below @root leads below @work instead, and @work's name does not show in the object
  * (__FILE__ and debug paths stay those of the unpatched compilation).
- * UNSUPPORTED for what we cannot compare, such as -flto.
+ * With @object NULL only the options that the preprocessor needs are there, and nothing says what
+ * to do. UNSUPPORTED for what we cannot compare, such as -flto.
  */
 struct pe_error *pe_command_make(const struct pe_unit_entry *entry, const char *object,
 				 const char *root, const char *work,

@@ -135,6 +135,13 @@ static bool job_ended(void *ctx, struct pe_run *run)
 	return pe_run_succeeded(run);
 }
 
+static const char *line_start(const char *text, const char *at)
+{
+	while (at > text && at[-1] != '\n')
+		at--;
+	return at;
+}
+
 /* The compiler's first errors, with the patched tree's name replaced by the source's. */
 static char *message_of(const struct jobs *jobs, const char *text)
 {
@@ -148,9 +155,11 @@ static char *message_of(const struct jobs *jobs, const char *text)
 		return NULL;
 	if (!from)
 		from = text;
-	/* From a line before the first error on: that one names the function. */
-	while (from > text && (from[-1] != '\n' || lines++ == 0))
-		from--;
+	/* The whole line of the first error, and the one before when it names the function. */
+	from = line_start(text, from);
+	if (from > text && strstr(line_start(text, from - 1), ": In ") < from &&
+	    strstr(line_start(text, from - 1), ": In "))
+		from = line_start(text, from - 1);
 	for (lines = 0; *from && lines < MESSAGE_LINES;) {
 		if (jobs->tree && pe_starts_with(from, work) && from[strlen(work)] == '/') {
 			fputs(jobs->build->target->source, out);

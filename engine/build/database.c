@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The compile database (compile_commands.json); see build/database.h. */
 #include "build/database.h"
+#include "build/files.h"
 #include "engine/cleanup.h"
 
 #include <jansson.h>
@@ -127,7 +128,8 @@ const struct pe_unit_entry *pe_database_next(const struct pe_database *database,
 	return NULL;
 }
 
-char *pe_database_common_dir(const struct pe_database *database)
+/* The longest directory that holds all sources. */
+static char *common_dir(const struct pe_database *database)
 {
 	char *dir = strdup(database->count ? database->entries[0].file : "/");
 
@@ -144,4 +146,54 @@ char *pe_database_common_dir(const struct pe_database *database)
 		dir = strdup("/");
 	}
 	return dir;
+}
+
+/* What CMake noted beside the compile database; NULL when it is not CMake's. */
+static char *cmake_root(const char *folder)
+{
+	static const char key[] = "\nCMAKE_HOME_DIRECTORY:INTERNAL=";
+	pe_auto_free char *path = pe_format("%s/CMakeCache.txt", folder);
+	pe_auto_free char *text = NULL;
+	const char *at;
+
+	if (!path || !pe_file_exists(path))
+		return NULL;
+	pe_error_free(pe_file_read(path, &text, NULL));
+	at = text ? strstr(text, key) : NULL;
+	return at ? strndup(at + strlen(key), strcspn(at + strlen(key), "\n")) : NULL;
+}
+
+/* The directory with ".git" at or above @dir; NULL when there is none. */
+static char *checkout_root(const char *dir)
+{
+	pe_auto_free char *root = strdup(dir);
+
+	while (root && *root) {
+		pe_auto_free char *git = pe_format("%s/.git", root);
+
+		if (git && pe_file_exists(git))
+			return pe_steal(root);
+		*strrchr(root, '/') = 0;
+	}
+	return NULL;
+}
+
+char *pe_database_source_root(const struct pe_database *database, const char *path)
+{
+	pe_auto_free char *common = common_dir(database);
+	pe_auto_free char *folder = strdup(path);
+
+	if (!common || !folder)
+		return NULL;
+	*strrchr(folder, '/') = 0;
+
+	pe_auto_free char *root = cmake_root(folder);
+
+	if (root && pe_path_below(common, root))
+		return pe_steal(root);
+	char *checkout = checkout_root(common);
+
+	if (checkout)
+		return checkout;
+	return pe_path_below(common, folder) ? pe_steal(folder) : pe_steal(common);
 }

@@ -29,8 +29,12 @@ void pe_database_deinit(struct pe_database *database);
 /* The entries of a source (absolute, normalised), from index *@from on; NULL after the last. */
 const struct pe_unit_entry *pe_database_next(const struct pe_database *database, const char *file,
 					     size_t *from);
-/* The longest directory that holds all sources; owned by the caller. */
-char *pe_database_common_dir(const struct pe_database *database);
+/*
+ * What diffs are likely to be relative to, for the database at @path (absolute): CMake's source
+ * directory, else the checkout, else the database's folder if it holds all sources, else the
+ * longest directory that does. Owned by the caller.
+ */
+char *pe_database_source_root(const struct pe_database *database, const char *path);
 
 /*
  * Of a CMake build: absolute paths of all objects that are linked into @program (a file name such

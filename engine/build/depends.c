@@ -42,7 +42,8 @@ static bool scan_ended(void *ctx, struct pe_run *run)
 	const struct pe_build *build = scan->build;
 
 	scan->ended++;
-	if (build->progress && (scan->ended % 8 == 0 || scan->ended == scan->units.count)) {
+	if (build->progress &&
+	    scan->ended * 20 / scan->units.count != (scan->ended - 1) * 20 / scan->units.count) {
 		pe_auto_free char *text =
 			pe_format("finding who includes what (kept for later): %zu of %zu",
 				  scan->ended, scan->units.count);
@@ -94,8 +95,8 @@ static struct pe_error *scan_run(struct scan *scan)
 		return pe_error_nomem();
 	for (size_t i = 0; i < count; i++) {
 		const struct pe_unit_entry *entry = scan->units.items[i].entry;
-		struct pe_error *err = pe_command_make(entry, "/dev/stdout", build->target->source,
-						       NULL, &scan->argvs[i]);
+		struct pe_error *err =
+			pe_command_make(entry, NULL, build->target->source, NULL, &scan->argvs[i]);
 
 		if (err)
 			return err;

@@ -7,11 +7,32 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <fts.h>
 #include <ftw.h>
 #include <openssl/evp.h>
 #include <string.h>
 #include <sys/stat.h>
+
+/* What cannot tell its size, such as a pipe. */
+static struct pe_error *stream_read(int fd, const char *path, char **text, size_t *size)
+{
+	size_t memory_size = 0;
+	ssize_t n;
+	char buffer[65536];
+	FILE *out = open_memstream(text, &memory_size);
+
+	if (!out)
+		return pe_error_nomem();
+	while ((n = read(fd, buffer, sizeof(buffer))) > 0)
+		fwrite(buffer, 1, (size_t)n, out);
+	fclose(out);
+	if (n < 0) {
+		free(*text);
+		return pe_error_errno(errno, "cannot read %s", path);
+	}
+	if (size)
+		*size = memory_size;
+	return NULL;
+}
 
 struct pe_error *pe_file_read(const char *path, char **text, size_t *size)
 {
@@ -20,6 +41,8 @@ struct pe_error *pe_file_read(const char *path, char **text, size_t *size)
 
 	if (fd < 0 || fstat(fd, &st))
 		return pe_error_errno(errno, "cannot open %s", path);
+	if (S_ISFIFO(st.st_mode))
+		return stream_read(fd, path, text, size);
 	if (!S_ISREG(st.st_mode))
 		return pe_error_new(PE_ERR_FORMAT, "%s is not a regular file", path);
 
@@ -162,58 +185,6 @@ struct pe_error *pe_dir_list(const char *path, struct pe_strv *ret)
 	}
 	free(entries);
 	return ok ? NULL : pe_error_nomem();
-}
-
-static struct pe_error *mirror_entry(const FTSENT *entry, const char *from, const char *to)
-{
-	pe_auto_free char *path = pe_format("%s%s", to, entry->fts_path + strlen(from));
-
-	if (!path)
-		return pe_error_nomem();
-	switch (entry->fts_info) {
-	case FTS_D:
-		if (mkdir(path, 0755) && errno != EEXIST)
-			return pe_error_errno(errno, "cannot make directory %s", path);
-		return NULL;
-	case FTS_F:
-	case FTS_SL:
-	case FTS_SLNONE:
-	case FTS_NSOK:
-		if (symlink(entry->fts_path, path))
-			return pe_error_errno(errno, "cannot make the link %s", path);
-		return NULL;
-	case FTS_DNR:
-	case FTS_ERR:
-	case FTS_NS:
-		return pe_error_errno(entry->fts_errno, "cannot read %s", entry->fts_path);
-	default:
-		return NULL;
-	}
-}
-
-struct pe_error *pe_tree_mirror(const char *from, const char *to)
-{
-	char *const roots[] = { (char *)from, NULL };
-	FTS *walk = fts_open(roots, FTS_PHYSICAL | FTS_NOCHDIR | FTS_NOSTAT, NULL);
-	struct pe_error *err = NULL;
-
-	if (!walk)
-		return pe_error_errno(errno, "cannot read directory %s", from);
-	while (!err) {
-		FTSENT *entry = fts_read(walk);
-
-		if (!entry)
-			break;
-		/* A version control system's own data is no source. */
-		if (entry->fts_info == FTS_D && !strcmp(entry->fts_name, ".git"))
-			fts_set(walk, entry, FTS_SKIP);
-		else if (pe_interrupted())
-			err = pe_error_new(PE_ERR_SYSTEM, "interrupted");
-		else
-			err = mirror_entry(entry, from, to);
-	}
-	fts_close(walk);
-	return err;
 }
 
 struct pe_error *pe_temp_dir_init(struct pe_temp_dir *dir)

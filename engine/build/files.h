@@ -25,10 +25,12 @@ struct pe_error *pe_tree_remove(const char *path) pe_must_check;
 /* Names in a directory, sorted, without "." and ".."; none when there is no such directory. */
 struct pe_error *pe_dir_list(const char *path, struct pe_strv *ret) pe_must_check;
 /*
- * The forest: @to becomes a tree of real directories in which each file of @from is a symbolic
- * link to the original, so that a few can be replaced without touching @from.
+ * The mirror: @to becomes a tree of real directories in which each file of @from is a symbolic
+ * link to the original, so that some can be replaced without touching @from. A directory without
+ * C or C++ code in it, and none of @real below it (paths relative to @from), is one link.
  */
-struct pe_error *pe_tree_mirror(const char *from, const char *to) pe_must_check;
+struct pe_error *pe_tree_mirror(const char *from, const char *to,
+				const struct pe_strv *real) pe_must_check;
 
 /* A temporary directory, removed with all it holds when it goes out of scope. */
 struct pe_temp_dir {

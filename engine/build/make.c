@@ -76,6 +76,31 @@ static struct pe_error *diff_note_files(struct make *m, const struct pe_diff *di
 	return NULL;
 }
 
+/* Real are the folders of changed files and those where compilers run. */
+static struct pe_error *mirror_make(const struct make *m)
+{
+	const struct pe_database *database = &m->build->database;
+	const char *root = m->build->target->source;
+	pe_auto_strv struct pe_strv real = { 0 };
+
+	for (size_t i = 0; i < m->touched.count; i++) {
+		const char *path = m->touched.items[i];
+		const char *slash = strrchr(path, '/');
+
+		if (slash && !pe_strv_addf(&real, "%.*s", (int)(slash - path), path))
+			return pe_error_nomem();
+	}
+	for (size_t i = 0; i < database->count; i++) {
+		const char *dir = database->entries[i].directory;
+
+		if (pe_path_below(dir, root) && strlen(dir) > strlen(root) &&
+		    !pe_strv_has(&real, dir + strlen(root) + 1) &&
+		    !pe_strv_add(&real, dir + strlen(root) + 1))
+			return pe_error_nomem();
+	}
+	return pe_tree_mirror(root, m->options->work, &real);
+}
+
 /* Reads all diffs and applies them to the mirror, in order. */
 static struct pe_error *diffs_apply(struct make *m)
 {
@@ -100,7 +125,7 @@ static struct pe_error *diffs_apply(struct make *m)
 		err = diff_note_files(m, &m->diffs[i]);
 	}
 	if (!err)
-		err = pe_tree_mirror(root, work);
+		err = mirror_make(m);
 	for (size_t i = 0; !err && i < m->diff_count; i++)
 		err = pe_diff_apply(&m->diffs[i], root, work);
 	return err;
@@ -417,9 +442,10 @@ struct pe_error *pe_make_patch(const struct pe_build *build, const struct pe_mak
 
 	if (!err)
 		err = pe_units_compile(build, &ret->units, &tree);
-	progress(&m, "matching the unpatched code with the shipped program");
-	if (!err)
+	if (!err) {
+		progress(&m, "matching the unpatched code with the shipped program");
 		err = pe_units_match(build, &ret->units);
+	}
 	if (!err)
 		err = facts_fill(&m, patch);
 	return err ? err : units_select(&m, patch);

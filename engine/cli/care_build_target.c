@@ -169,7 +169,7 @@ static struct pe_error *program_check(struct pe_build_target *target, char *buil
 	struct pe_error *err = pe_database_read(target->database, &database);
 
 	if (!err && !target->source) {
-		target->source = pe_database_common_dir(&database);
+		target->source = pe_database_source_root(&database, target->database);
 		if (!target->source)
 			err = pe_error_nomem();
 	}

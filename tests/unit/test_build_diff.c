@@ -14,11 +14,13 @@ struct fixture {
 
 static void fixture_make(struct fixture *f)
 {
+	const struct pe_strv none = { 0 };
+
 	ok(pe_temp_dir_init(&f->root));
 	ok(pe_temp_dir_init(&f->work));
 	put(&f->root, "sql/a.cc", "one\ntwo\n");
 	put(&f->root, "sql/b.cc", "one\ntwo\n");
-	ok(pe_tree_mirror(f->root.path, f->work.path));
+	ok(pe_tree_mirror(f->root.path, f->work.path, &none));
 }
 
 static void fixture_deinit(struct fixture *f)

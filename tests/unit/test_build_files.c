@@ -8,27 +8,40 @@
 #include "build/run.h"
 #include "build/store.h"
 
-static void a_mirror_has_real_directories_and_links_to_files(void **state)
+static bool is_link(const struct pe_temp_dir *dir, const char *name)
+{
+	pe_auto_free char *path = in_dir(dir, name);
+	struct stat st;
+
+	assert_int_equal(lstat(path, &st), 0);
+	return S_ISLNK(st.st_mode);
+}
+
+static void a_mirror_has_real_directories_where_code_is_or_where_asked_for(void **state)
 {
 	pe_auto_temp_dir struct pe_temp_dir from = { 0 }, to = { 0 };
-	struct stat st;
+	pe_auto_strv struct pe_strv real = { 0 };
 
 	ok(pe_temp_dir_init(&from));
 	ok(pe_temp_dir_init(&to));
 	put(&from, "a/b/c.h", "x");
+	put(&from, "doc/deep/er/text", "x");
+	put(&from, "build/sub/Makefile", "x");
 	put(&from, ".git/config", "x");
-	ok(pe_tree_mirror(from.path, to.path));
+	pe_strv_add(&real, "build/sub");
+	ok(pe_tree_mirror(from.path, to.path, &real));
 
-	pe_auto_free char *dir = in_dir(&to, "a/b");
-	pe_auto_free char *file = in_dir(&to, "a/b/c.h");
 	pe_auto_free char *git = in_dir(&to, ".git");
 	pe_auto_free char *text = get(&to, "a/b/c.h");
+	pe_auto_free char *other = get(&to, "doc/deep/er/text");
 
-	assert_int_equal(lstat(dir, &st), 0);
-	assert_true(S_ISDIR(st.st_mode));
-	assert_int_equal(lstat(file, &st), 0);
-	assert_true(S_ISLNK(st.st_mode));
+	assert_false(is_link(&to, "a/b"));
+	assert_true(is_link(&to, "a/b/c.h"));
+	assert_true(is_link(&to, "doc"));
+	assert_false(is_link(&to, "build/sub"));
+	assert_true(is_link(&to, "build/sub/Makefile"));
 	assert_string_equal(text, "x");
+	assert_string_equal(other, "x");
 	assert_false(pe_file_exists(git));
 }
 
@@ -182,7 +195,7 @@ static void a_target_is_there_only_once_it_is_complete(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(a_mirror_has_real_directories_and_links_to_files),
+		cmocka_unit_test(a_mirror_has_real_directories_where_code_is_or_where_asked_for),
 		cmocka_unit_test(removing_a_tree_does_not_follow_links),
 		cmocka_unit_test(a_program_runs_with_its_output_captured),
 		cmocka_unit_test(a_program_that_is_not_there_says_so),
