@@ -214,27 +214,20 @@ static struct pe_error *emit_range(const struct pe_sel *sel, struct pe_patch_fun
 }
 
 /* Where the image has the .cold part @cold of the base object. */
-static struct pe_error *cold_vaddr(const struct pe_sel *sel, const struct pe_sel_unit *unit,
-				   const struct pe_object_symbol *cold, uint64_t *ret,
-				   uint64_t *size)
+static struct pe_error *find_cold(const struct pe_sel *sel, const struct pe_sel_unit *unit,
+				  const struct pe_object_symbol *cold, uint64_t *vaddr,
+				  uint64_t *size)
 {
 	const struct pe_match_function *m = pe_match_function_of(unit->in->match, cold);
-	size_t count;
 
-	if (m && m->vaddr && m->verdict != PE_MATCH_DIFFERENT) {
-		*ret = m->vaddr;
-		*size = m->size;
-		return NULL;
-	}
-	const struct pe_image_symbol *const *list = pe_image_find(sel->image, cold->name, &count);
-	if ((!m || m->verdict != PE_MATCH_DIFFERENT) && count == 1) {
-		*ret = list[0]->vaddr;
-		*size = cold->size;
-		return NULL;
-	}
-	return pe_error_new(PE_ERR_MISMATCH, "%s: %s is not in the shipped binary as compiled: %s",
-			    unit->in->source, cold->name,
-			    m && m->cause ? m->cause : "no symbol leads to it");
+	if (!m || !m->vaddr || m->verdict == PE_MATCH_DIFFERENT)
+		return pe_error_new(PE_ERR_MISMATCH,
+				    "%s: %s is not in the shipped binary as compiled: %s",
+				    unit->in->source, cold->name,
+				    m && m->cause ? m->cause : "nothing leads to it");
+	*vaddr = m->vaddr;
+	*size = m->size;
+	return NULL;
 }
 
 static struct pe_error *fill_function(struct pe_sel *sel, struct pe_sel_unit *unit,
@@ -253,7 +246,6 @@ static struct pe_error *fill_function(struct pe_sel *sel, struct pe_sel_unit *un
 				    .offset = p->value };
 	struct pe_entry entry;
 	uint64_t vaddr = 0, cold_size = 0;
-	const struct pe_match_function *m = pe_match_function_of(unit->in->match, s->base);
 
 	f->name = strdup(s->base->name);
 	f->reason = strdup(s->reason);
@@ -264,9 +256,9 @@ static struct pe_error *fill_function(struct pe_sel *sel, struct pe_sel_unit *un
 	if (!err)
 		err = pe_sel_entry(sel, unit, p, &entry);
 	if (!err)
-		err = emit_range(sel, f, f->name, s->vaddr, m && m->size ? m->size : s->base->size);
+		err = emit_range(sel, f, f->name, s->vaddr, s->size);
 	if (!err && cold)
-		err = cold_vaddr(sel, unit, cold, &vaddr, &cold_size);
+		err = find_cold(sel, unit, cold, &vaddr, &cold_size);
 	if (!err && cold)
 		err = emit_range(sel, f, cold->name, vaddr, cold_size);
 	if (err)

@@ -178,16 +178,14 @@ struct pe_error *pe_sel_entry(const struct pe_sel *sel, const struct pe_sel_unit
 	const struct pe_sel_symbol *s = &unit->symbols[p->index];
 	const struct pe_object_symbol *b = s->base;
 	pe_auto_free char *name = pe_demangle(p->name);
-	const struct pe_match_function *m = pe_match_function_of(unit->in->match, b);
-	uint64_t size = m && m->size ? m->size : b->size;
-	const void *code = pe_image_bytes(sel->image, s->vaddr, size);
+	const void *code = pe_image_bytes(sel->image, s->vaddr, s->size);
 
 	if (!name)
 		return pe_error_nomem();
 	if (!code)
 		return pe_error_new(PE_ERR_FORMAT, "%s: the shipped binary has no code at 0x%lx",
 				    name, s->vaddr);
-	struct pe_error *err = sel->arch->entry_examine(s->vaddr, code, size, ret);
+	struct pe_error *err = sel->arch->entry_examine(s->vaddr, code, s->size, ret);
 	if (err)
 		return pe_error_wrap(err, "%s: cannot overwrite the entry of %s", unit->in->source,
 				     name);

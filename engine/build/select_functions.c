@@ -45,8 +45,17 @@ static struct pe_error *replace(struct pe_sel *sel, struct pe_sel_unit *unit,
 				    unit->in->source, name ? name : p->name,
 				    m->cause ? m->cause : "it differs");
 	}
+	if (!m->vaddr) {
+		pe_auto_free char *name = pe_demangle(p->name);
+		return pe_error_new(PE_ERR_MISMATCH,
+				    "%s: the patch changes %s, but its place in the shipped binary "
+				    "is not certain: %s",
+				    unit->in->source, name ? name : p->name,
+				    m->cause ? m->cause : "several copies are equal");
+	}
 	s->replaced = true;
 	s->vaddr = m->vaddr;
+	s->size = m->size;
 	if (replaced_already(sel, m->vaddr))
 		return NULL;
 	s->reason = strdup("changed");

@@ -71,7 +71,8 @@ struct pe_sel_symbol {
 	bool replaced;		       /* CHANGED, and the image has it at vaddr */
 	bool doubtful;		       /* several counterparts are as likely */
 	uint64_t vaddr;
-	char *reason; /* owned */
+	uint64_t size; /* bytes in the image: jumps may have other sizes than in the object */
+	char *reason;  /* owned */
 };
 
 struct pe_sel_unit {
