@@ -224,7 +224,7 @@ static void print_check(const struct dbc_session *session, const struct pe_patch
 		print_gates(&outcome->gates);
 	putchar('\n');
 	if (outcome->blockers.count) {
-		puts("In the way now, as far as can be seen without stopping anyone:");
+		puts("In the way now:");
 		cli_print_blockers(&outcome->blockers);
 	}
 	printf("predicted pause %s, %zu threads\n", pe_format_us(outcome->predicted_us, pause),
@@ -411,7 +411,8 @@ int cmd_check(int argc, char **argv)
 	static const struct argp argp = {
 		options, change_parse, "FILE [TARGET]",
 		"Tells whether a patch would apply now: the plan, the gates, the threads in the "
-		"way and the predicted pause. Changes nothing.\v"
+		"way and the predicted pause. Changes nothing; when stacks count, threads that are "
+		"running are looked at in one stop like that of an apply.\v"
 		"TARGET is a pid or the path of a socket; it can be left out when one server "
 		"runs.\n"
 		"\n"

@@ -367,18 +367,55 @@ struct pe_error *pe_plan_create(struct pe_target *target, const struct pe_patch 
 	return NULL;
 }
 
+/*
+ * One stop to see the threads that run, whose stacks cannot be read otherwise; as long as that of
+ * a switch, and nothing is written. A stop that fails leaves the hits as they are.
+ */
+static struct pe_error *look_closer(struct pe_target *target, const struct pe_plan *plan,
+				    const struct pe_maps *maps, struct pe_stack_hits *hits)
+{
+	const uint64_t limit_us = 250000;
+	const struct pe_stop_options options = {
+		.fifo = true,
+		.limit_us = limit_us,
+		.maps = maps,
+		.ranges = plan->ranges,
+		.range_count = plan->range_count,
+		.match = plan->match,
+	};
+	struct pe_stack_hits closer = { 0 };
+	struct pe_stop *stop;
+	struct pe_error *err = pe_stop_all(target, &options, &stop);
+	uint64_t pause_us;
+
+	if (err)
+		return err;
+	err = pe_stop_check(stop, maps, plan->ranges, plan->range_count, plan->match, true,
+			    &closer);
+	pe_stop_resume(stop, &pause_us);
+	if (!err) {
+		pe_stack_hits_deinit(hits);
+		*hits = closer;
+	} else {
+		pe_stack_hits_deinit(&closer);
+	}
+	return err;
+}
+
 struct pe_error *pe_plan_predict(struct pe_target *target, const struct pe_plan *plan,
 				 struct pe_stack_hits *blockers, uint64_t *pause_us)
 {
 	struct pe_maps maps = { 0 };
 	struct pe_threads threads = { 0 };
-	size_t unknown;
+	size_t unknown = 0;
 	struct pe_error *err = pe_target_maps(target, &maps);
 
 	*blockers = (struct pe_stack_hits){ 0 };
 	if (!err && plan->stacks)
 		err = pe_stack_predict(target, &maps, plan->ranges, plan->range_count, plan->match,
 				       blockers, &unknown);
+	if (!err && unknown)
+		err = look_closer(target, plan, &maps, blockers);
 	if (!err)
 		err = pe_target_threads(target, &threads);
 	if (!err)

@@ -79,8 +79,9 @@ const struct pe_patch *pe_plan_patch(const struct pe_plan *plan);
 uint64_t pe_plan_memory(const struct pe_plan *plan);   /* bytes it will add */
 bool pe_plan_needs_stacks(const struct pe_plan *plan); /* a stack in old code blocks it */
 /*
- * Who would be in the way now, without stopping anyone, and how long the pause is likely to be
- * (from the thread count and what was measured on this process before).
+ * Who would be in the way now, and how long the pause is likely to be (from the thread count and
+ * what was measured on this process before). Nobody is stopped unless stacks count and a thread is
+ * running: then there is one stop, to look.
  */
 struct pe_error *pe_plan_predict(struct pe_target *target, const struct pe_plan *plan,
 				 struct pe_stack_hits *blockers, uint64_t *pause_us) pe_must_check;
