@@ -75,8 +75,13 @@ static struct pe_error *tool_run(struct preparation *p, const char *cwd, struct 
 	err = pe_file_read(p->log, &text, NULL);
 	if (err)
 		return err;
+	const char *tail = pe_text_tail(text, 15);
+
+	/* Nothing of the step before. */
+	for (const char *next; (next = strstr(tail, "\n+ "));)
+		tail = next + 1;
 	return pe_error_new(PE_ERR_COMPILE, "%s failed (%s); the end of %s:\n%s", argv->items[0],
-			    pe_run_how(&run, how), p->log, pe_text_tail(text, 15));
+			    pe_run_how(&run, how), p->log, tail);
 }
 
 /* The same with its words as arguments, NULL at the end. */

@@ -21,6 +21,8 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#define END_WAIT_MS 2000
+
 static volatile sig_atomic_t caught;
 
 static void on_signal(int nr)
@@ -179,6 +181,19 @@ static void child_finish(struct child *child)
 	*child = (struct child){ .pidfd = -1, .out = -1, .err = -1 };
 }
 
+/* Ends a child with all it started: asks first, so that compilers remove their temporary files. */
+static void child_end(struct child *child)
+{
+	struct pollfd fd = { .fd = child->pidfd, .events = POLLIN };
+
+	if (child->pid > 0) {
+		kill(-child->pid, SIGTERM);
+		if (child->pidfd < 0 || poll(&fd, 1, END_WAIT_MS) != 1)
+			kill(-child->pid, SIGKILL);
+	}
+	child_finish(child);
+}
+
 /* The index of a child that has ended, or -1 with an error. */
 static struct pe_error *children_wait(const struct child *children, size_t count,
 				      const sigset_t *mask, size_t *ended)
@@ -249,11 +264,8 @@ struct pe_error *pe_run_all(struct pe_run *runs, size_t count, size_t jobs,
 
 	struct pe_error *err = run_loop(runs, count, children, &active, jobs, &mask, done, ctx);
 
-	for (size_t i = 0; i < active; i++) {
-		if (children[i].pid > 0)
-			kill(-children[i].pid, SIGKILL);
-		child_finish(&children[i]);
-	}
+	for (size_t i = 0; i < active; i++)
+		child_end(&children[i]);
 	sigprocmask(SIG_SETMASK, &mask, NULL);
 	return err;
 }

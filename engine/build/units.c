@@ -10,8 +10,8 @@
 
 struct pe_error *pe_build_environment(const char *path, struct pe_strv *env)
 {
-	static const char *const kept[] = { "HOME",	  "http_proxy", "https_proxy", "no_proxy",
-					    "CCACHE_DIR", "TMPDIR",	"APT_CONFIG" };
+	static const char *const kept[] = { "HOME",	"http_proxy", "https_proxy",
+					    "no_proxy", "CCACHE_DIR", "APT_CONFIG" };
 
 	if (!path)
 		path = getenv("PATH");
@@ -43,6 +43,9 @@ static struct pe_error *build_fill(struct pe_build *build)
 	/* Both compilations must agree on __DATE__, whatever the clock says. */
 	if (!err &&
 	    !pe_strv_addf(&build->env, "SOURCE_DATE_EPOCH=%s", target->epoch ? target->epoch : "0"))
+		err = pe_error_nomem();
+	/* What a killed compiler leaves goes with our own temporary directory. */
+	if (!err && !pe_strv_addf(&build->env, "TMPDIR=%s", build->temp))
 		err = pe_error_nomem();
 	if (err)
 		return err;
