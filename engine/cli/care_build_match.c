@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* care-build match: is the shipped code what this source and these flags give? */
+#include "build/demangle.h"
 #include "build/files.h"
 #include "build/units.h"
 #include "cli/care_build.h"
@@ -8,19 +9,19 @@
 #include <inttypes.h>
 #include <string.h>
 
-enum { KEY_TARGET = 't', KEY_ALL = 'a', KEY_NO_CACHE = 256 };
+enum { KEY_TARGET = 't', KEY_DIFFERENT = 'd', KEY_NO_CACHE = 256 };
 
 struct match_options {
 	struct care_build_common common;
 	const char *target;
 	struct pe_strv files;
-	bool all;
+	bool different;
 	bool no_cache;
 };
 
 static const struct argp_option option_table[] = {
 	{ "target", KEY_TARGET, "NAME", 0, "The target", 1 },
-	{ "all", KEY_ALL, NULL, 0, "List identical functions too", 1 },
+	{ "different", KEY_DIFFERENT, NULL, 0, "List only functions that are not identical", 1 },
 	{ "no-cache", KEY_NO_CACHE, NULL, 0, "Compile again what is kept from earlier runs", 2 },
 	{ 0 },
 };
@@ -36,8 +37,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case KEY_TARGET:
 		o->target = arg;
 		return 0;
-	case KEY_ALL:
-		o->all = true;
+	case KEY_DIFFERENT:
+		o->different = true;
 		return 0;
 	case KEY_NO_CACHE:
 		o->no_cache = true;
@@ -85,7 +86,7 @@ static json_t *unit_json(const struct pe_unit *unit)
 	return json;
 }
 
-static void unit_print(const struct pe_unit *unit, bool all)
+static void unit_print(const struct pe_unit *unit, bool different)
 {
 	static const char *const titles[] = { "FUNCTION", ">ADDRESS", ">SIZE",
 					      "VERDICT",  "CAUSE",    NULL };
@@ -97,15 +98,16 @@ static void unit_print(const struct pe_unit *unit, bool all)
 		char address[32], size[32];
 
 		counts[f->verdict]++;
-		if (!all && f->verdict != PE_MATCH_DIFFERENT && f->verdict != PE_MATCH_ABSENT)
+		if (different && f->verdict != PE_MATCH_DIFFERENT && f->verdict != PE_MATCH_ABSENT)
 			continue;
 		if (!table)
 			table = pe_table_new(titles);
 		snprintf(address, sizeof(address), "0x%" PRIx64, f->vaddr);
 		snprintf(size, sizeof(size), "%" PRIu64, f->symbol->size);
-		pe_table_row(table,
-			     (const char *const[]){ f->symbol->name, f->vaddr ? address : NULL,
-						    size, verdicts[f->verdict], f->cause });
+		pe_auto_free char *name = pe_demangle(f->symbol->name);
+
+		pe_table_row(table, (const char *const[]){ name, f->vaddr ? address : NULL, size,
+							   verdicts[f->verdict], f->cause });
 	}
 	printf("%s (%s): %zu identical, %zu identical after decoding relocations, %zu different, "
 	       "%zu not in the binary\n",
@@ -134,7 +136,7 @@ static void print(const struct pe_units *units, const struct match_options *o)
 		if (o->common.json)
 			json_array_append_new(list, unit_json(&units->items[i]));
 		else
-			unit_print(&units->items[i], o->all);
+			unit_print(&units->items[i], o->different);
 	}
 	if (o->common.json)
 		pe_cli_json(json_pack("{s:s, s:O, s:I, s:I, s:f}", "target", o->target, "units",
