@@ -44,7 +44,7 @@ def refused_diff(target, tmp_path, text, expect=1):
 
 
 def test_a_diff_that_does_not_apply_names_file_and_hunk(target, tmp_path):
-    text = open(rnd(str(tmp_path), "0.5")).read().replace("unsigned long seed1;", "long nothing;")
+    text = open(rnd(str(tmp_path), "0.5")).read().replace("seed1= seed1;", "seed1= nothing;")
     assert "my_rnd.c" in refused_diff(target, tmp_path, text, expect=(1, 5))
 
 
