@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What is in a patch, for people and for programs; all command lines print it the same way. */
 #include "engine/show.h"
+#include "build/demangle.h"
 #include "engine/arch.h"
 #include "engine/cleanup.h"
 #include "engine/cli.h"
@@ -83,7 +84,10 @@ static json_t *json_function(const struct pe_patch *patch, const struct pe_patch
 					  json_address(function->ranges[i].vaddr), "size",
 					  (json_int_t)function->ranges[i].size, "sha256", hex));
 	}
+	pe_auto_free char *demangled = pe_demangle(function->name);
+
 	set_text(object, "name", function->name);
+	set_text(object, "demangled", demangled);
 	set_text(object, "reason", function->reason);
 	set_text(object, "target", patch->targets[function->target].name);
 	json_object_set_new(object, "old_size", json_integer((json_int_t)old_size(function)));
@@ -225,13 +229,14 @@ static void print_functions(const struct pe_patch *patch)
 
 	for (size_t i = 0; i < patch->function_count; i++) {
 		const struct pe_patch_function *function = &patch->functions[i];
+		pe_auto_free char *name = pe_demangle(function->name);
 		char address[32], old[32], new[32];
 
 		snprintf(address, sizeof(address), "0x%" PRIx64, function->ranges[0].vaddr);
 		snprintf(old, sizeof(old), "%" PRIu64, old_size(function));
 		snprintf(new, sizeof(new), "%" PRIu64, patch->symbols[function->symbol].size);
-		pe_table_row(table, (const char *const[]){ function->name, address, old, new,
-							   function->reason });
+		pe_table_row(table,
+			     (const char *const[]){ name, address, old, new, function->reason });
 	}
 	pe_table_print_and_free(table);
 }
@@ -257,8 +262,10 @@ static void print_symbols(const struct pe_patch *patch)
 			snprintf(value, sizeof(value), "%" PRId64, (int64_t)symbol->value);
 		else if (symbol->kind != PE_SYM_ZERO)
 			snprintf(value, sizeof(value), "0x%" PRIx64, symbol->value);
-		pe_table_row(table, (const char *const[]){ symbol->name, symbol_kinds[symbol->kind],
-							   value });
+		pe_auto_free char *name = pe_demangle(symbol->name);
+
+		pe_table_row(table,
+			     (const char *const[]){ name, symbol_kinds[symbol->kind], value });
 	}
 	pe_table_print_and_free(table);
 }
