@@ -323,9 +323,9 @@ static enum dbc_verdict check_galera(const struct gate_context *ctx, const struc
 	} facts[] = {
 		{ "wsrep_connected", "ON", "the node is not connected to its cluster" },
 		{ "wsrep_cluster_status", "Primary", "the node's component is not Primary" },
+		{ "wsrep_desync", "OFF", "the node is desynchronised on purpose" },
 		{ "wsrep_local_state", "4", "the node is not Synced" },
 		{ "wsrep_ready", "ON", "the node is not ready for queries" },
-		{ "wsrep_desync", "OFF", "the node is desynchronised on purpose" },
 	};
 	const char *on = lookup(rows, "wsrep_on");
 	const char *provider = lookup(rows, "wsrep_provider");

@@ -2,6 +2,7 @@
 """Gates of dbcarectl: each reason for "not now" is made on a real server and must be named."""
 import contextlib
 import os
+import socket
 import threading
 import time
 
@@ -227,6 +228,36 @@ def test_rollback_after_a_crash_holds(new_server, patch):
 def test_force_recovery_holds(new_server, patch):
     server = new_server(options=["--innodb-force-recovery=1"])
     assert "innodb_force_recovery=1" in held(server, patch, "recovery")
+
+
+@pytest.fixture
+def galera(new_server):
+    """A cluster of one node."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = new_server(options=[
+        "--wsrep-on=ON", "--wsrep-provider=/usr/lib/galera/libgalera_smm.so",
+        "--wsrep-cluster-address=gcomm://", "--wsrep-new-cluster", "--binlog-format=ROW",
+        f"--wsrep-provider-options=gmcast.listen_addr=tcp://127.0.0.1:{port}",
+        "--wsrep-node-address=127.0.0.1"])
+    wait_until(lambda: server.sql("SHOW STATUS LIKE 'wsrep_local_state'") ==
+               (("wsrep_local_state", "4"),), 30, "the node to be Synced")
+    return server
+
+
+def test_a_cluster_node_that_is_not_synced_holds(galera, patch):
+    assert gates(galera, patch, expect=0)["galera"]["verdict"] == "ok"
+    galera.sql("SET GLOBAL wsrep_desync=ON")
+    assert "desynchronised" in held(galera, patch, "galera")
+    galera.sql("SET GLOBAL wsrep_desync=OFF")
+    wait_until(lambda: gates(galera, patch)["galera"]["verdict"] == "ok", 10, "the node's return")
+    with session(galera, "FLUSH TABLES WITH READ LOCK"):
+        assert "wsrep_local_state" in held(galera, patch, "galera")
+    wait_until(lambda: gates(galera, patch)["galera"]["verdict"] == "ok", 10, "the node's return")
+    care("dbcarectl", "apply", patch, galera.pid)
+    assert galera.sql("SHOW STATUS LIKE 'wsrep_local_state'") == (("wsrep_local_state", "4"),)
+    care("dbcarectl", "revert", "--all", galera.pid)
 
 
 def test_a_server_that_took_the_socket_of_another_is_not_asked(new_server, patch):
