@@ -199,6 +199,9 @@ struct pe_plan {
 	struct layout layout;
 };
 
+/* Alive, and nobody traces it. */
+struct pe_error *check_approachable(const struct pe_target *target) pe_must_check;
+
 /* ---- verify.c ---- */
 
 /* Checks the original bytes of every range; fills functions[]. */
@@ -283,6 +286,8 @@ struct switch_job {
 struct pe_error *switch_run(struct pe_target *target, const struct switch_job *job,
 			    const struct pe_apply_options *options, uint64_t deadline,
 			    struct pe_switch_result *result, struct stop_view *view) pe_must_check;
+/* One hit a thread and function is enough for whoever reads it. */
+void hits_unique(struct pe_stack_hits *hits);
 uint64_t predict_pause(const struct ledgers *ledgers, size_t threads);
 void report(const struct pe_apply_options *options, const char *fmt, ...) pe_printf(2, 3);
 void note_add(char **note, const char *fmt, ...) pe_printf(2, 3);

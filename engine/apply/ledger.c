@@ -162,8 +162,23 @@ static bool mapped_code(const struct pe_maps *maps, uint64_t start, uint64_t siz
 	return map && last && (map->prot & PROT_EXEC) && (last->prot & PROT_EXEC);
 }
 
+/*
+ * A library that was unloaded took its patched code along: what is left is memory to be released.
+ */
+static bool images_are_loaded(const struct ledger *ledger, const struct pe_loaded_images *images)
+{
+	for (size_t i = 0; i < ledger->header.image_count; i++) {
+		const struct pe_loaded_image *loaded =
+			pe_loaded_images_find(images, &ledger->images[i].build_id);
+
+		if (!loaded || loaded->start != ledger->images[i].start)
+			return false;
+	}
+	return true;
+}
+
 static const char *check_tables(const struct ledger *ledger, const struct pe_maps *maps,
-				const struct pe_loaded_images *images)
+				bool code_is_there)
 {
 	const struct ledger_header *h = &ledger->header;
 	const struct pe_arch *arch = pe_arch_find((uint16_t)h->machine);
@@ -173,12 +188,8 @@ static const char *check_tables(const struct ledger *ledger, const struct pe_map
 	for (size_t i = 0; i < h->image_count; i++) {
 		const struct ledger_image *image = &ledger->images[i];
 
-		if (image->build_id.size > PE_BUILD_ID_MAX || image->end < image->start)
+		if (image->end < image->start)
 			return "bad image";
-		const struct pe_loaded_image *loaded =
-			pe_loaded_images_find(images, &image->build_id);
-		if (!loaded || loaded->start != image->start)
-			return "an image that it names is not mapped any more";
 	}
 	for (size_t i = 0; i < h->function_count; i++) {
 		const struct ledger_function *f = &ledger->functions[i];
@@ -188,7 +199,7 @@ static const char *check_tables(const struct ledger *ledger, const struct pe_map
 			return "bad function";
 		const struct ledger_image *image = &ledger->images[f->image];
 		if (f->patched < image->start || f->patched + f->size > image->end ||
-		    !mapped_code(maps, f->patched, f->size))
+		    (code_is_there && !mapped_code(maps, f->patched, f->size)))
 			return "a function outside the code of its image";
 		if (!arch->jump_decode(f->patched, f->jump, f->size, &to) || to != f->target ||
 		    to - h->base >= h->text_size)
@@ -270,7 +281,15 @@ static struct pe_error *ledger_parse(const struct pe_target *target, const struc
 	if (!ledger->functions || !ledger->ranges || !ledger->images || !ledger->starts ||
 	    !ledger->json)
 		return pe_error_nomem();
-	wrong = check_tables(ledger, maps, images);
+	for (size_t i = 0; i < h->image_count; i++)
+		if (ledger->images[i].build_id.size > PE_BUILD_ID_MAX)
+			return damaged(ledger, "bad build-id");
+
+	bool code_is_there = images_are_loaded(ledger, images);
+
+	if (!code_is_there)
+		h->variable.state = PE_STATE_REVERTED;
+	wrong = check_tables(ledger, maps, code_is_there);
 	if (!wrong)
 		wrong = parse_json(ledger);
 	if (wrong)

@@ -5,9 +5,11 @@
  */
 #include "internal.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 
@@ -43,12 +45,29 @@ static bool still_there(const char *path, int fd)
 	return !fstat(fd, &a) && !stat(path, &b) && a.st_ino == b.st_ino && a.st_dev == b.st_dev;
 }
 
+/* Killed patchers leave their files; those of processes that are gone serve nobody. */
+static void sweep(void)
+{
+	DIR *dir = opendir(lock_folder);
+
+	if (!dir)
+		return;
+	for (struct dirent *entry; (entry = readdir(dir));) {
+		int pid = atoi(entry->d_name);
+
+		if (pid > 0 && kill(pid, 0) && errno == ESRCH)
+			unlinkat(dirfd(dir), entry->d_name, 0);
+	}
+	closedir(dir);
+}
+
 struct pe_error *lock_take(const struct pe_target *target, int *ret)
 {
 	char path[128];
 
 	if (mkdir(lock_folder, 0755) && errno != EEXIST)
 		return pe_error_errno(errno, "cannot make %s", lock_folder);
+	sweep();
 	lock_path(target, path, sizeof(path));
 	for (;;) {
 		pe_auto_fd int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);

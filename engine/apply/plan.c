@@ -340,18 +340,24 @@ static struct pe_error *plan_fill(struct pe_target *target, struct pe_plan *plan
 	return err;
 }
 
-struct pe_error *pe_plan_create(struct pe_target *target, const struct pe_patch *patch,
-				struct pe_plan **ret)
+struct pe_error *check_approachable(const struct pe_target *target)
 {
 	struct pe_error *err = pe_target_alive(target);
 	pid_t tracer = err ? 0 : pe_target_tracer(target);
 
+	if (!tracer)
+		return err;
+	return pe_error_new(PE_ERR_BUSY, "process %d is being traced by process %d (a debugger?)",
+			    pe_target_pid(target), tracer);
+}
+
+struct pe_error *pe_plan_create(struct pe_target *target, const struct pe_patch *patch,
+				struct pe_plan **ret)
+{
+	struct pe_error *err = check_approachable(target);
+
 	if (err)
 		return err;
-	if (tracer)
-		return pe_error_new(PE_ERR_BUSY,
-				    "process %d is being traced by process %d (a debugger?)",
-				    pe_target_pid(target), tracer);
 
 	struct pe_plan *plan = calloc(1, sizeof(*plan));
 
@@ -414,8 +420,10 @@ struct pe_error *pe_plan_predict(struct pe_target *target, const struct pe_plan 
 	if (!err && plan->stacks)
 		err = pe_stack_predict(target, &maps, plan->ranges, plan->range_count, plan->match,
 				       blockers, &unknown);
-	if (!err && unknown)
+	/* Who is seen to be in the way makes the look, and its stop, needless. */
+	if (!err && unknown && !blockers->count)
 		err = look_closer(target, plan, &maps, blockers);
+	hits_unique(blockers);
 	if (!err)
 		err = pe_target_threads(target, &threads);
 	if (!err)

@@ -260,7 +260,7 @@ struct pe_error *pe_recover(struct pe_target *target, struct pe_recovery *ret)
 
 	*ret = (struct pe_recovery){ 0 };
 
-	struct pe_error *err = pe_target_alive(target);
+	struct pe_error *err = check_approachable(target);
 
 	if (!err)
 		err = lock_take(target, &lock);

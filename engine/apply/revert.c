@@ -185,13 +185,8 @@ struct pe_error *pe_revert(struct pe_target *target, const char *name,
 
 	*result = (struct pe_switch_result){ 0 };
 
-	struct pe_error *err = pe_target_alive(target);
-	pid_t tracer = err ? 0 : pe_target_tracer(target);
+	struct pe_error *err = check_approachable(target);
 
-	if (!err && tracer)
-		err = pe_error_new(PE_ERR_BUSY,
-				   "process %d is being traced by process %d (a debugger?)",
-				   pe_target_pid(target), tracer);
 	if (!err)
 		err = lock_take(target, &lock);
 	if (!err)

@@ -252,8 +252,7 @@ static bool seen_before(const struct pe_stack_hits *hits, size_t i)
 	return false;
 }
 
-/* One hit a thread and function is enough for whoever reads it. */
-static void hits_unique(struct pe_stack_hits *hits)
+void hits_unique(struct pe_stack_hits *hits)
 {
 	size_t kept = 0;
 

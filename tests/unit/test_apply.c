@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <sys/file.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 
 #include "engine/apply.h"
 #include "engine/arch.h"
@@ -51,7 +52,18 @@ __attribute__((noinline, noclone, noipa)) int sleeper(struct shared *shared)
 	return n;
 }
 
-/* Answers questions: 'f' and 's' call the functions. */
+static pid_t fork_pausing(void)
+{
+	pid_t pid = fork();
+
+	if (pid)
+		return pid;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (;;)
+		poll(NULL, 0, -1);
+}
+
+/* Answers questions: 'f' and 's' call the functions, 'k' forks. */
 static void answer_loop(void)
 {
 	struct pollfd pfd = { .fd = talk.to_child[0], .events = POLLIN };
@@ -60,7 +72,9 @@ static void answer_loop(void)
 	while (poll(&pfd, 1, -1) > 0) {
 		if (read(talk.to_child[0], &question, 1) != 1)
 			return;
-		int answer = question == 'f' ? first(0) : second(0);
+		int answer = question == 'f'   ? first(0)
+			     : question == 's' ? second(0)
+					       : fork_pausing();
 		if (write(talk.from_child[1], &answer, sizeof(answer)) < 0)
 			return;
 	}
@@ -642,40 +656,121 @@ static void two_patchers_do_not_meet(void **state)
 	finish(&f);
 }
 
-static void a_fork_inherits_the_patch_and_can_revert_it(void **state)
+static uint64_t writable_piece(struct fixture *f)
 {
-	/* The patched child is a copy of this process; a copy of it cannot be had from outside, so
-	 * the test patches itself through a child's eyes: what counts is the ledger's pid. */
+	uint64_t start = 0;
+	struct pe_maps maps;
+
+	succeed(pe_target_maps(f->target, &maps));
+	for (size_t i = 0; i < maps.count; i++)
+		if (strstr(maps.items[i].path, "care:") && (maps.items[i].prot & PROT_WRITE))
+			start = maps.items[i].start;
+	pe_maps_deinit(&maps);
+	assert_int_not_equal(start, 0);
+	return start;
+}
+
+static void a_damaged_ledger_is_not_believed(void **state)
+{
 	struct fixture f = start(body_answers);
 	struct pe_patch *patch = patch_first("one", 42);
+	struct pe_switch_result result;
 	struct pe_applied_list list;
 
 	must_apply(&f, patch);
-	succeed(pe_applied_read(f.target, &list));
-	assert_int_equal(list.count, 1);
-	uint64_t rw = 0;
+	uint64_t ledger = writable_piece(&f);
+	for (uint64_t offset = 8; offset < 400; offset += 7) {
+		uint8_t byte;
+
+		succeed(pe_target_read(f.target, ledger + offset, &byte, 1));
+		byte ^= 0x40;
+		succeed(pe_target_write(f.target, ledger + offset, &byte, 1));
+		/* The part that changes during life has no checksum; it must not be fatal either.
+		 */
+		struct pe_error *err = pe_applied_read(f.target, &list);
+		if (err)
+			expect(err, PE_ERR_FORMAT);
+		else
+			pe_applied_list_deinit(&list);
+		byte ^= 0x40;
+		succeed(pe_target_write(f.target, ledger + offset, &byte, 1));
+	}
+	uint8_t byte;
+	succeed(pe_target_read(f.target, ledger + 60, &byte, 1));
+	byte ^= 1;
+	succeed(pe_target_write(f.target, ledger + 60, &byte, 1));
+	expect(pe_revert(f.target, "one", NULL, &result), PE_ERR_FORMAT);
+	pe_switch_result_deinit(&result);
+	assert_int_equal(ask('f'), 42);
+	byte ^= 1;
+	succeed(pe_target_write(f.target, ledger + 60, &byte, 1));
+	must_revert(&f, "one");
+	assert_untouched(&f);
+	pe_patch_free(patch);
+	finish(&f);
+}
+
+static void no_page_is_writable_and_executable(void **state)
+{
+	struct fixture f = start(body_answers);
+	struct pe_patch *patch = patch_both(false);
 	struct pe_maps maps;
+
+	must_apply(&f, patch);
 	succeed(pe_target_maps(f.target, &maps));
 	for (size_t i = 0; i < maps.count; i++)
-		if (strstr(maps.items[i].path, "care:one")) {
-			assert_int_not_equal(maps.items[i].prot & (PROT_WRITE | PROT_EXEC),
-					     PROT_WRITE | PROT_EXEC);
-			if (maps.items[i].prot & PROT_WRITE)
-				rw = maps.items[i].start;
-		}
-	assert_int_not_equal(rw, 0);
+		assert_int_not_equal(maps.items[i].prot & (PROT_WRITE | PROT_EXEC),
+				     PROT_WRITE | PROT_EXEC);
 	pe_maps_deinit(&maps);
-	pe_applied_list_deinit(&list);
+	pe_patch_free(patch);
+	finish(&f);
+}
 
-	/* A byte of the constant part changes: nobody believes the ledger any more. */
-	uint8_t byte;
-	succeed(pe_target_read(f.target, rw + 60, &byte, 1));
-	byte ^= 1;
-	succeed(pe_target_write(f.target, rw + 60, &byte, 1));
-	expect(pe_applied_read(f.target, &list), PE_ERR_FORMAT);
-	byte ^= 1;
-	succeed(pe_target_write(f.target, rw + 60, &byte, 1));
+static void a_forked_child_is_patched_too_and_apart_from_its_parent(void **state)
+{
+	struct fixture f = start(body_answers);
+	struct pe_patch *patch = patch_first("one", 42);
+	struct pe_applied_list list;
+	struct pe_target *child = NULL;
+	struct pe_switch_result result;
+
+	must_apply(&f, patch);
+	pid_t pid = ask('k');
+	succeed(pe_target_open(pid, &child));
+	succeed(pe_applied_read(child, &list));
+	assert_int_equal(list.count, 1);
+	assert_true(list.items[0].inherited);
+	pe_applied_list_deinit(&list);
+	succeed(pe_revert(child, "one", NULL, &result));
+	pe_switch_result_deinit(&result);
+	succeed(pe_applied_read(child, &list));
+	assert_int_equal(list.count, 0);
+	pe_applied_list_deinit(&list);
+	assert_int_equal(ask('f'), 42);
+	pe_target_close(child);
+	kill(pid, SIGKILL);
 	must_revert(&f, "one");
+	assert_untouched(&f);
+	pe_patch_free(patch);
+	finish(&f);
+}
+
+/* Without a descriptor to spare there is no memfd. */
+static void without_a_memfd_anonymous_memory_serves(void **state)
+{
+	struct fixture f = start(body_answers);
+	struct pe_patch *patch = patch_both(false);
+	struct rlimit none = { 1, 1 }; /* poll wants one */
+	struct pe_switch_result result;
+
+	assert_int_equal(prlimit(f.pid, RLIMIT_NOFILE, &none, NULL), 0);
+	succeed(apply(&f, patch, 5000000, &result));
+	assert_non_null(strstr(result.note, "anonymous memory"));
+	pe_switch_result_deinit(&result);
+	assert_int_equal(ask('f'), 43);
+	assert_int_equal(ask('s'), 44);
+	must_revert(&f, "both");
+	assert_int_equal(ask('f'), 1);
 	assert_untouched(&f);
 	pe_patch_free(patch);
 	finish(&f);
@@ -712,8 +807,12 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_wrong_hash_means_another_build),
 		cmocka_unit_test(a_traced_process_is_left_alone),
 		cmocka_unit_test(two_patchers_do_not_meet),
-		cmocka_unit_test(a_fork_inherits_the_patch_and_can_revert_it),
+		cmocka_unit_test(a_damaged_ledger_is_not_believed),
+		cmocka_unit_test(no_page_is_writable_and_executable),
+		cmocka_unit_test(a_forked_child_is_patched_too_and_apart_from_its_parent),
+		cmocka_unit_test(without_a_memfd_anonymous_memory_serves),
 	};
 
+	cmocka_set_test_filter(getenv("FILTER"));
 	return cmocka_run_group_tests(tests, open_own_image, close_own_image);
 }
