@@ -88,4 +88,14 @@ static inline bool child_lives(pid_t pid)
 	return waitpid(pid, &status, WNOHANG) == 0;
 }
 
+/* Does its loop go round? With patience: the machine may be busy. */
+static inline bool child_goes_on(const struct shared *shared)
+{
+	uint64_t loops = shared->loops;
+
+	for (int i = 0; i < 5000 && shared->loops == loops; i++)
+		usleep(1000);
+	return shared->loops != loops;
+}
+
 #endif
