@@ -55,14 +55,17 @@ static char *ask_password(void)
 static error_t login_parse(int key, char *arg, struct argp_state *state)
 {
 	struct cli *cli = state->input;
+	static char *password; /* kept as long as the program runs */
 
 	switch (key) {
 	case 'u':
 		cli->login.user = arg;
 		return 0;
 	case 'p':
-		cli->login.password = arg ? strdup(arg) : ask_password();
-		if (!cli->login.password)
+		free(password);
+		password = arg ? strdup(arg) : ask_password();
+		cli->login.password = password;
+		if (!password)
 			argp_error(state, "no terminal to ask for the password on");
 		/* As MariaDB's own clients do: not for everybody in the process list. */
 		if (arg)
