@@ -126,7 +126,7 @@ def test_no_leftovers(target, server, tmp_path):
                      for fd in os.listdir(f"/proc/{server.pid}/fd"))
         return {"tmp": sorted(n for n in os.listdir("/tmp") if "care" in n and "dbcare" not in n),
                 "fds": [f for f in fds if not f.startswith("socket:")],
-                "memfds": [r for r in server.maps() if "care" in r[4]]}
+                "memfds": [r for r in server.maps() if "care:" in r[4]]}
 
     before = state()
     for _ in range(5):
