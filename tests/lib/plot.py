@@ -109,7 +109,7 @@ def latency_svg(path, records, switches, title, subtitle):
         panel = Panel(out, (left + i * (width + gap), 410, width, 170), (-half, half), y_range)
         panel.text(panel.left, 396, f"every query within 250 ms of the {label}", 13, INK,
                    weight="bold")
-        panel.axes([-200, -100, 0, 100, 200], lambda t: f"{t:+d} ms" if t else "end of switch")
+        panel.axes([-200, -100, 0, 100, 200], lambda t: f"{t:+d} ms" if t else "end of command")
         x1, x2 = (panel.x(max((t - until) / 1000, -half)) for t in (at, until))
         out.append(f"<rect x='{x1:.1f}' y='{panel.top}' width='{max(x2 - x1, 1.5):.1f}' "
                    f"height='{panel.height}' fill='{MARK}' fill-opacity='0.15'/>")
