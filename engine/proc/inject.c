@@ -119,6 +119,11 @@ static struct pe_error *read_state(struct pe_injector *injector)
 	if (ptrace(PTRACE_GETREGS, tid, NULL, &injector->regs))
 		return pe_error_errno(errno, "cannot read the registers of thread %d", tid);
 	tracee_fix_eintr(tid, &injector->regs);
+	injector->nr = -1;
+	if (tracee_in_syscall(&injector->regs))
+		injector->nr = injector->regs.orig_rax == SYS_restart_syscall
+				       ? tracee_restarted_nr(injector->target, injector->regs.rip)
+				       : (int64_t)injector->regs.orig_rax;
 	if (ptrace(PTRACE_GETSIGMASK, tid, (void *)KERNEL_SIGSET, &injector->sigmask))
 		return pe_error_errno(errno, "cannot read the signal mask of thread %d", tid);
 	if (ptrace(PTRACE_GETREGSET, tid, (void *)NT_X86_XSTATE, &iov))
@@ -176,16 +181,24 @@ struct pe_error *inject_hold(struct pe_injector *injector, pid_t tid)
 
 /* ---- running it ---- */
 
-/* The state that rt_sigreturn must give back when we cannot. */
+/*
+ * The state from which an interrupted system call is issued from its start: rt_sigreturn, and
+ * calls that our function is stopped in, spoil what restart_syscall would need. Where the number
+ * is not known, the call returns EINTR.
+ */
 static struct user_regs_struct healed_regs(const struct pe_injector *injector)
 {
 	struct user_regs_struct regs = injector->regs;
 
-	if (tracee_in_syscall(&regs)) {
-		/* From the start: sigreturn forgets what restart_syscall would need. */
+	if (!tracee_in_syscall(&regs))
+		return regs;
+	if (injector->nr >= 0) {
 		regs.rip -= SYSCALL_SIZE;
-		regs.rax = regs.orig_rax;
+		regs.rax = (unsigned long long)injector->nr;
+	} else {
+		regs.rax = (unsigned long long)-EINTR;
 	}
+	regs.orig_rax = (unsigned long long)-1;
 	return regs;
 }
 
@@ -513,7 +526,7 @@ static struct pe_error *restore(struct pe_injector *injector)
 		return err;
 	/* restart_syscall would continue the call of the function that ran meanwhile. */
 	if (injector->restart_data_lost && (int64_t)regs.rax == -K_ERESTART_RESTARTBLOCK)
-		regs.rax = (unsigned long long)-K_ERESTARTNOINTR;
+		regs = healed_regs(injector);
 	if (injector->fp_dirty &&
 	    ptrace(PTRACE_SETREGSET, injector->tid, (void *)NT_X86_XSTATE, &iov))
 		return pe_error_errno(errno, "cannot restore the processor state of thread %d",

@@ -16,6 +16,7 @@ struct pe_injector {
 	struct waiter waiter;
 	struct fifo fifo;
 	struct user_regs_struct regs; /* at its stop: what it must get back */
+	int64_t nr; /* of the system call that it was stopped in; -1: none, or not known */
 	uint64_t sigmask;
 	uint8_t *xstate;
 	size_t xstate_size;

@@ -28,11 +28,16 @@ struct candidate {
 	enum rank rank;
 };
 
-static enum rank rank_thread(const struct pe_thread *thread)
+static enum rank rank_thread(const struct pe_target *target, const struct pe_thread *thread)
 {
-	if (thread->running || thread->nr < 0)
+	int64_t nr = thread->nr;
+
+	if (thread->running || nr < 0)
 		return RANK_COMPUTES;
-	switch (thread->nr) {
+	/* After a first stop all timed waits are there. */
+	if (nr == SYS_restart_syscall)
+		nr = tracee_restarted_nr(target, thread->pc);
+	switch (nr) {
 	case SYS_futex:
 		if ((thread->args[1] & (uint64_t)FUTEX_CMD_MASK) == FUTEX_WAIT_BITSET)
 			return RANK_WAITS;
@@ -58,9 +63,8 @@ static enum rank rank_thread(const struct pe_thread *thread)
 	case SYS_epoll_pwait:
 	case SYS_rt_sigtimedwait:
 		return RANK_EINTR;
-	case SYS_restart_syscall:
-		/* A poll or timed wait after an earlier stop: its real number is lost. We let the
-		 * kernel restart it; were we killed, it would show EINTR. */
+	case -1:
+		/* A timed wait of unknown number: were we killed, it would show EINTR. */
 		return RANK_EINTR;
 	default:
 		return RANK_UNFIT;
@@ -199,7 +203,7 @@ static struct pe_error *pick_waiting(struct pe_injector *injector, const struct 
 
 		if (entry->d_name[0] == '.' ||
 		    !proc_read_thread(injector->target->pid, (pid_t)atoi(entry->d_name), &thread) ||
-		    rank_thread(&thread) != RANK_WAITS)
+		    rank_thread(injector->target, &thread) != RANK_WAITS)
 			continue;
 		tries++;
 		pe_error_free(try_candidate(injector, &candidate, wish));
@@ -223,7 +227,7 @@ static struct pe_error *pick(struct pe_injector *injector, const struct wish *wi
 
 	for (size_t i = 0; candidates && i < threads.count; i++) {
 		candidates[i].thread = &threads.items[i];
-		candidates[i].rank = rank_thread(&threads.items[i]);
+		candidates[i].rank = rank_thread(injector->target, &threads.items[i]);
 	}
 	if (candidates) {
 		qsort(candidates, threads.count, sizeof(*candidates), by_rank);

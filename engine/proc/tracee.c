@@ -203,6 +203,27 @@ void tracee_fix_eintr(pid_t tid, struct user_regs_struct *regs)
 		regs->rax = rax;
 }
 
+int64_t tracee_restarted_nr(const struct pe_target *target, uint64_t pc)
+{
+	uint8_t code[7]; /* b8 imm32, 0f 05 */
+	uint32_t nr;
+
+	if (proc_read_some(target, pc - sizeof(code), code, sizeof(code)) != sizeof(code) ||
+	    code[0] != 0xb8 || code[5] != 0x0f || code[6] != 0x05)
+		return -1;
+	memcpy(&nr, code + 1, sizeof(nr));
+	/* Only these are continued by restart_syscall. */
+	switch (nr) {
+	case SYS_poll:
+	case SYS_futex:
+	case SYS_nanosleep:
+	case SYS_clock_nanosleep:
+		return nr;
+	default:
+		return -1;
+	}
+}
+
 bool tracee_in_syscall(const struct user_regs_struct *regs)
 {
 	if ((int64_t)regs->orig_rax < 0)

@@ -51,6 +51,12 @@ bool tracee_is_group_stop(int status);
  * runs. Harmless at any time, and stays right if we die.
  */
 void tracee_fix_eintr(pid_t tid, struct user_regs_struct *regs);
+/*
+ * The real number of a call that shows as restart_syscall (a poll or timed wait that was stopped
+ * before), from the `mov $nr, %eax` right before its syscall instruction; -1 when it is not there.
+ * @pc is behind the syscall instruction.
+ */
+int64_t tracee_restarted_nr(const struct pe_target *target, uint64_t pc);
 /* True when the thread was interrupted in a system call that the kernel will issue again. */
 bool tracee_in_syscall(const struct user_regs_struct *regs);
 

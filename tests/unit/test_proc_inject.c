@@ -80,6 +80,18 @@ static void body_red_zone(struct shared *shared)
 	}
 }
 
+/* Only a timed wait, which an earlier stop turned into restart_syscall. */
+static void body_poll(struct shared *shared)
+{
+	shared->ready = 1;
+	for (;;) {
+		int ret = poll(NULL, 0, 20);
+
+		shared->errors += ret != 0;
+		shared->loops++;
+	}
+}
+
 enum { CALLS = 12 };
 
 /* Calls of every kind, each must end by itself and with its own result, never with EINTR. */
@@ -475,6 +487,11 @@ static void killed_tracers_leave_a_computing_thread_intact(void **state)
 	kill_tracers(body_red_zone, PE_INJECT_SYSCALL, 100);
 }
 
+static void killed_tracers_leave_a_timed_wait_intact(void **state)
+{
+	kill_tracers(body_poll, PE_INJECT_FUNCTION, 100);
+}
+
 static void killed_tracers_leave_blocked_threads_intact(void **state)
 {
 	kill_tracers(body_condvar, PE_INJECT_FUNCTION, 100);
@@ -538,6 +555,7 @@ int main(void)
 		cmocka_unit_test(a_living_patcher_never_shows_eintr_to_blocked_calls),
 		cmocka_unit_test(the_parent_sees_nothing),
 		cmocka_unit_test(killed_tracers_leave_a_computing_thread_intact),
+		cmocka_unit_test(killed_tracers_leave_a_timed_wait_intact),
 		cmocka_unit_test(killed_tracers_leave_blocked_threads_intact),
 	};
 
