@@ -2,9 +2,9 @@
 /* care-build: from a source, a diff and the shipped binary to a patch file. */
 #include "cli/care_build.h"
 #include "build/run.h"
-#include "engine/show.h"
 #include "engine/cleanup.h"
 #include "engine/patch.h"
+#include "engine/show.h"
 
 #include <stdio.h>
 #include <string.h>
