@@ -149,8 +149,11 @@ def contained(target):
     inner = os.path.join(server.folder, "private")
     os.mkdir(inner)
     outer_socket, server.socket = server.socket, os.path.join(inner, "s")
+    # A private mount of its own: in a chroot, whose root is no mount, unshare cannot make all private.
+    for args in (["--bind", inner, inner], ["--make-private", inner]):
+        assert harness.run("mount", *args).status == 0
     script = f"mount -t tmpfs tmpfs {inner} && exec \"$@\""
-    process = subprocess.Popen(["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh",
+    process = subprocess.Popen(["unshare", "--mount", "--propagation", "unchanged", "--pid", "--fork", "--kill-child", "sh",
                                 "-c", script, "sh", *server.command()],
                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, preexec_fn=die_with_parent)
@@ -167,6 +170,7 @@ def contained(target):
     finally:
         process.kill()
         process.wait()
+        harness.run("umount", inner)
         server.remove()
 
 
