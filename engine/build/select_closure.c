@@ -183,6 +183,25 @@ static struct pe_error *resolve_new(struct pe_sel *sel, struct pe_sel_unit *unit
 	return include_symbol(sel, from, symbol, addend, ret);
 }
 
+/* What its resolver chose when the program started stays chosen. */
+static struct pe_error *resolve_indirect(struct pe_sel *sel, struct pe_sel_unit *unit,
+					 const struct pe_object_symbol *symbol, int64_t addend,
+					 struct pe_sel_dest *ret)
+{
+	bool found = false;
+	struct pe_error *err = pe_sel_in_image(sel, symbol, ret, &found);
+
+	if (err)
+		return pe_error_wrap(err, "%s", source_of(unit));
+	if (!found)
+		return pe_error_new(PE_ERR_UNSUPPORTED,
+				    "%s: changed code calls %s, an indirect function that the "
+				    "shipped binary does not have",
+				    source_of(unit), symbol->name);
+	ret->addend = addend;
+	return NULL;
+}
+
 static struct pe_error *resolve_function(struct pe_sel *sel, struct pe_sel_unit *unit,
 					 const struct pe_object_section *from,
 					 const struct pe_object_reloc *reloc,
@@ -194,10 +213,7 @@ static struct pe_error *resolve_function(struct pe_sel *sel, struct pe_sel_unit 
 	if (stays_inside(unit, from, reloc, ref))
 		return include_symbol(sel, unit, symbol, ref->addend, ret);
 	if (symbol->type == STT_GNU_IFUNC)
-		return pe_error_new(PE_ERR_UNSUPPORTED,
-				    "%s: changed code calls %s, an indirect function that the "
-				    "shipped binary itself resolves at start",
-				    source_of(unit), symbol->name);
+		return resolve_indirect(sel, unit, symbol, ref->addend, ret);
 	if (s->replaced) {
 		fill_target(ret, symbol, s->vaddr, ref->addend);
 		return NULL;

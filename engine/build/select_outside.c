@@ -27,6 +27,27 @@ static bool usable(const struct pe_image_symbol *symbol)
 	return symbol->type != STT_TLS && symbol->type != STT_FILE && symbol->type != STT_SECTION;
 }
 
+/*
+ * A symbol of the image itself. An indirect function is called through the slot that the loader
+ * filled with what its resolver chose: the address of the symbol is that of the resolver.
+ */
+static struct pe_error *fill_own(struct pe_sel *sel, const struct pe_object_symbol *symbol,
+				 const struct pe_image_symbol *own, struct pe_sel_dest *ret)
+{
+	if (own->type != STT_GNU_IFUNC && symbol->type != STT_GNU_IFUNC) {
+		fill(ret, PE_SYM_TARGET, symbol, own->type, own->vaddr);
+		return NULL;
+	}
+	const struct pe_image_slot *slot = pe_image_ifunc_slot(sel->image, own->vaddr);
+	if (!slot)
+		return pe_error_new(PE_ERR_UNSUPPORTED,
+				    "changed code refers to %s, an indirect function of the "
+				    "shipped binary that has no slot there",
+				    symbol->name);
+	fill(ret, PE_SYM_SLOT, symbol, STT_FUNC, slot->vaddr);
+	return NULL;
+}
+
 struct pe_error *pe_sel_in_image(struct pe_sel *sel, const struct pe_object_symbol *symbol,
 				 struct pe_sel_dest *ret, bool *found)
 {
@@ -48,15 +69,8 @@ struct pe_error *pe_sel_in_image(struct pe_sel *sel, const struct pe_object_symb
 		else if (s->bind == STB_LOCAL)
 			local = s;
 	}
-	if (shared && shared->type == STT_GNU_IFUNC)
-		return pe_error_new(PE_ERR_UNSUPPORTED,
-				    "changed code refers to %s, which the shipped binary itself "
-				    "resolves at start (an indirect function)",
-				    symbol->name);
-	if (shared) {
-		fill(ret, PE_SYM_TARGET, symbol, shared->type, shared->vaddr);
-		return NULL;
-	}
+	if (shared)
+		return fill_own(sel, symbol, shared, ret);
 	const struct pe_image_slot *slot = pe_image_find_slot(sel->image, symbol->name, NULL);
 	if (slot) {
 		fill(ret, slot->type == R_X86_64_COPY ? PE_SYM_TARGET : PE_SYM_SLOT, symbol,
@@ -68,10 +82,8 @@ struct pe_error *pe_sel_in_image(struct pe_sel *sel, const struct pe_object_symb
 				    "changed code refers to %s, a name that several static "
 				    "symbols of the shipped binary have",
 				    symbol->name);
-	if (local)
-		fill(ret, PE_SYM_TARGET, symbol, local->type, local->vaddr);
 	*found = local;
-	return NULL;
+	return local ? fill_own(sel, symbol, local, ret) : NULL;
 }
 
 /* ---- libraries ---- */

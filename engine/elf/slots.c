@@ -329,6 +329,19 @@ const struct pe_image_slot *pe_image_slot_at(const struct pe_image *image, uint6
 	return bsearch(&key, image->slots, image->slot_count, sizeof(key), slot_compare);
 }
 
+const struct pe_image_slot *pe_image_ifunc_slot(const struct pe_image *image, uint64_t resolver)
+{
+	uint32_t type = image->machine == EM_AARCH64 ? R_AARCH64_IRELATIVE : R_X86_64_IRELATIVE;
+
+	for (size_t i = 0; i < image->slot_count; i++) {
+		const struct pe_image_slot *slot = &image->slots[i];
+
+		if (slot->type == type && (uint64_t)slot->addend == resolver)
+			return slot;
+	}
+	return NULL;
+}
+
 const struct pe_image_slot *pe_image_plt_slot(const struct pe_image *image, uint64_t vaddr)
 {
 	static const uint8_t endbr64[] = { 0xf3, 0x0f, 0x1e, 0xfa };

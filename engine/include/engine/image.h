@@ -110,6 +110,11 @@ const struct pe_image_slot *pe_image_find_slot(const struct pe_image *image, con
 /* The slot at exactly that vaddr, and the slot that the PLT entry at @vaddr jumps through. */
 const struct pe_image_slot *pe_image_slot_at(const struct pe_image *image, uint64_t vaddr);
 const struct pe_image_slot *pe_image_plt_slot(const struct pe_image *image, uint64_t vaddr);
+/*
+ * A slot that the loader fills, before the program starts, with what the resolver at vaddr
+ * @resolver returns (IRELATIVE: an indirect function of the image itself); NULL when there is none.
+ */
+const struct pe_image_slot *pe_image_ifunc_slot(const struct pe_image *image, uint64_t resolver);
 /* Where the pointer at @vaddr leads by a RELATIVE relocation: the link-time vaddr. False when no
  * such relocation is there. */
 bool pe_image_relative_at(const struct pe_image *image, uint64_t vaddr, uint64_t *target);
