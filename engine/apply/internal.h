@@ -78,7 +78,7 @@ struct ledger_header {
 	uint64_t sequence;
 	uint64_t register_stub; /* 0: no unwind tables to register */
 	uint64_t deregister_stub;
-	uint64_t eh_frame, eh_frame_size;
+	uint64_t unwind_tables, unwind_size;  /* .gcc_except_table and .eh_frame */
 	uint64_t unwind_object;		      /* 64 bytes for libgcc */
 	uint8_t patch_sha256[PE_SHA256_SIZE]; /* of the patch file */
 	struct ledger_variable variable;
@@ -173,7 +173,8 @@ struct layout {
 	uint64_t ledger_size;	/* bytes */
 	uint64_t unwind_object; /* 64 bytes for libgcc; 0 when there is nothing to register */
 	uint64_t register_stub, deregister_stub;
-	uint64_t eh_frame, eh_frame_size;
+	uint64_t eh_frame;
+	uint64_t unwind_tables, unwind_size;
 };
 
 struct pe_plan {
@@ -217,6 +218,8 @@ struct pe_error *plan_call_resolvers(struct pe_target *target, struct pe_plan *p
 
 /* ---- layout.c ---- */
 
+/* Tables of landing pads: only unwinding reads them. */
+bool is_except_table(const struct pe_patch_section *section);
 struct pe_error *layout_init(struct pe_plan *plan) pe_must_check;
 void layout_deinit(struct layout *layout);
 uint64_t layout_size(const struct layout *layout);

@@ -75,12 +75,21 @@ static uint64_t plt_stub_size(const struct pe_arch *arch)
 	return align_up(size, STUB_ALIGN);
 }
 
-static void place_sections(struct pe_plan *plan, enum pe_patch_section_kind kind, uint64_t *at)
+bool is_except_table(const struct pe_patch_section *section)
+{
+	static const char name[] = ".gcc_except_table";
+
+	return section->kind == PE_SECTION_RODATA &&
+	       !strncmp(section->name, name, sizeof(name) - 1);
+}
+
+static void place_sections(struct pe_plan *plan, enum pe_patch_section_kind kind, bool except,
+			   uint64_t *at)
 {
 	for (size_t i = 0; i < plan->patch->section_count; i++) {
 		const struct pe_patch_section *section = &plan->patch->sections[i];
 
-		if (section->kind == kind)
+		if (section->kind == kind && is_except_table(section) == except)
 			plan->layout.sections[i] = take(at, section->size, section->align);
 	}
 }
@@ -105,8 +114,25 @@ static void place_text(struct pe_plan *plan)
 		layout->register_stub = take(&at, PE_STUB_MAX, STUB_ALIGN);
 		layout->deregister_stub = take(&at, PE_STUB_MAX, STUB_ALIGN);
 	}
-	place_sections(plan, PE_SECTION_TEXT, &at);
+	place_sections(plan, PE_SECTION_TEXT, false, &at);
 	layout->text_size = align_up(at, PE_PAGE);
+}
+
+/* Unwind tables stand together at the end: release.c tells references to them from others. */
+static void place_rodata(struct pe_plan *plan)
+{
+	struct layout *layout = &plan->layout;
+	uint64_t at = layout->text_size;
+
+	place_sections(plan, PE_SECTION_RODATA, false, &at);
+	layout->unwind_tables = at;
+	place_sections(plan, PE_SECTION_RODATA, true, &at);
+	place_sections(plan, PE_SECTION_EH_FRAME, false, &at);
+	layout->unwind_size = at - layout->unwind_tables;
+	layout->rodata_size = align_up(at, PE_PAGE) - layout->text_size;
+	for (size_t i = 0; i < plan->patch->section_count; i++)
+		if (plan->patch->sections[i].kind == PE_SECTION_EH_FRAME)
+			layout->eh_frame = layout->sections[i];
 }
 
 static void place_data(struct pe_plan *plan, uint64_t at)
@@ -120,8 +146,8 @@ static void place_data(struct pe_plan *plan, uint64_t at)
 			layout->got[i] = take(&at, sizeof(uint64_t), sizeof(uint64_t));
 	if (plan->register_function)
 		layout->unwind_object = take(&at, UNWIND_OBJECT_SIZE, STUB_ALIGN);
-	place_sections(plan, PE_SECTION_DATA, &at);
-	place_sections(plan, PE_SECTION_BSS, &at);
+	place_sections(plan, PE_SECTION_DATA, false, &at);
+	place_sections(plan, PE_SECTION_BSS, false, &at);
 	layout->data_size = align_up(at - start, PE_PAGE);
 }
 
@@ -171,17 +197,7 @@ struct pe_error *layout_init(struct pe_plan *plan)
 	if (err)
 		return err;
 	place_text(plan);
-
-	uint64_t at = layout->text_size;
-
-	place_sections(plan, PE_SECTION_RODATA, &at);
-	place_sections(plan, PE_SECTION_EH_FRAME, &at);
-	layout->rodata_size = align_up(at, PE_PAGE) - layout->text_size;
-	for (size_t i = 0; i < patch->section_count; i++)
-		if (patch->sections[i].kind == PE_SECTION_EH_FRAME) {
-			layout->eh_frame = layout->sections[i];
-			layout->eh_frame_size = patch->sections[i].size;
-		}
+	place_rodata(plan);
 	place_data(plan, layout->text_size + layout->rodata_size);
 	return NULL;
 }
@@ -338,8 +354,8 @@ static void fill_header(const struct build *b, struct ledger_header *h)
 		.sequence = plan->sequence,
 		.register_stub = layout->register_stub ? b->base + layout->register_stub : 0,
 		.deregister_stub = layout->deregister_stub ? b->base + layout->deregister_stub : 0,
-		.eh_frame = b->base + layout->eh_frame,
-		.eh_frame_size = layout->eh_frame_size,
+		.unwind_tables = b->base + layout->unwind_tables,
+		.unwind_size = layout->unwind_size,
 		.unwind_object = layout->unwind_object ? b->base + layout->unwind_object : 0,
 		.variable.state = PE_STATE_STAGED,
 	};

@@ -58,8 +58,9 @@ static bool matters(const struct ledger *ledger, uint64_t word, bool stack)
 {
 	if (word - ledger->start >= ledger->end - ledger->start)
 		return false;
-	/* What only libgcc knows goes when they are deregistered; it leaves stale copies. */
-	if (word - ledger->header.eh_frame < ledger->header.eh_frame_size ||
+	/* What only libgcc follows, while it unwinds through frames that are gone now. It leaves
+	 * stale copies, in ended exceptions too. */
+	if (word - ledger->header.unwind_tables < ledger->header.unwind_size ||
 	    word - ledger->header.unwind_object < UNWIND_OBJECT_SIZE)
 		return false;
 	return !stack || word - ledger->start >= ledger->header.text_size || is_start(ledger, word);

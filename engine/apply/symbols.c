@@ -115,12 +115,18 @@ struct pe_error *plan_call_resolvers(struct pe_target *target, struct pe_plan *p
 	return err;
 }
 
-static bool has_section(const struct pe_patch *patch, enum pe_patch_section_kind kind,
-			const char *prefix)
+static bool has_eh_frame(const struct pe_patch *patch)
 {
 	for (size_t i = 0; i < patch->section_count; i++)
-		if (prefix ? !strncmp(patch->sections[i].name, prefix, strlen(prefix))
-			   : patch->sections[i].kind == kind)
+		if (patch->sections[i].kind == PE_SECTION_EH_FRAME)
+			return true;
+	return false;
+}
+
+static bool handles_exceptions(const struct pe_patch *patch)
+{
+	for (size_t i = 0; i < patch->section_count; i++)
+		if (is_except_table(&patch->sections[i]))
 			return true;
 	return false;
 }
@@ -134,7 +140,7 @@ struct pe_error *plan_resolve_unwind(struct pe_target *target, struct pe_plan *p
 	static const char library[] = "libgcc_s.so.1";
 	struct pe_import reg, dereg;
 
-	if (!has_section(plan->patch, PE_SECTION_EH_FRAME, NULL))
+	if (!has_eh_frame(plan->patch))
 		return NULL;
 
 	pe_auto_error struct pe_error *err = pe_target_find_symbol(
@@ -147,7 +153,7 @@ struct pe_error *plan_resolve_unwind(struct pe_target *target, struct pe_plan *p
 		plan->deregister_function = dereg.addr;
 		return NULL;
 	}
-	if (has_section(plan->patch, PE_SECTION_RODATA, ".gcc_except_table"))
+	if (handles_exceptions(plan->patch))
 		return pe_error_new(PE_ERR_UNSUPPORTED,
 				    "the patch handles exceptions, but the process has no %s to "
 				    "register its unwind tables with",

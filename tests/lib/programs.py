@@ -35,20 +35,24 @@ int main(void)
 class Program:
     """case.c, which answers questions in say(char), with a main that reads them."""
 
-    def __init__(self, folder, source, flags=("-O2", "-fPIE"), link=("-pie",), name="prog"):
-        self.folder, self.name, self.source = str(folder), name, source
+    def __init__(self, folder, source, flags=("-O2", "-fPIE"), link=("-pie",), name="prog",
+                 case="case.c"):
+        """@case is the name of the source file: case.cc makes it C++."""
+        self.folder, self.name, self.source, self.case = str(folder), name, source, case
         self.env = {"CARE_BUILD_CACHE": os.path.join(self.folder, "cache")}
         self.binary = os.path.join(self.folder, name)
         os.makedirs(self.folder, exist_ok=True)
         commands = []
-        for file, text in (("case.c", source), ("main.c", MAIN)):
+        for file, text in ((case, source), ("main.c", MAIN)):
             with open(os.path.join(self.folder, file), "w") as out:
                 out.write(text)
-            command = ["cc", "-g", *flags, "-c", file, "-o", file.replace(".c", ".o")]
+            command = ["c++" if file.endswith(".cc") else "cc", "-g", *flags, "-c", file, "-o",
+                       os.path.splitext(file)[0] + ".o"]
             subprocess.run(command, cwd=self.folder, check=True)
             commands.append({"directory": self.folder, "command": " ".join(command),
                              "file": os.path.join(self.folder, file)})
-        subprocess.run(["cc", *link, "case.o", "main.o", "-o", self.binary, "-lpthread"],
+        linker = "c++" if case.endswith(".cc") else "cc"
+        subprocess.run([linker, *link, "case.o", "main.o", "-o", self.binary, "-lpthread"],
                        cwd=self.folder, check=True)
         self.database = os.path.join(self.folder, "compile_commands.json")
         with open(self.database, "w") as out:
@@ -65,7 +69,7 @@ class Program:
         diff = os.path.join(self.folder, name + ".diff")
         with open(diff, "w") as out:
             out.writelines(difflib.unified_diff(self.source.splitlines(True),
-                                                new.splitlines(True), "a/case.c", "b/case.c"))
+                                                new.splitlines(True), "a/" + self.case, "b/" + self.case))
         path = os.path.join(self.folder, name + ".cpatch")
         done = care("care-build", "patch", "--target", self.name, "--name", name, "--diff", diff,
                     *options, "-o", path, env=self.env, expect=expect)

@@ -90,8 +90,7 @@ void say(char question)
         assert p.snapshot() == before
 
 
-def test_ifunc_of_libc_and_of_the_program(tmp_path):
-    source = r"""
+IFUNC = r"""
 #include <stdio.h>
 #include <string.h>
 static int fast(void)
@@ -105,18 +104,30 @@ static int (*resolve(void))(void)
 int chosen(void) __attribute__((ifunc("resolve")));
 __attribute__((noinline)) void answer(const char *s)
 {
-	printf("%zu %d\n", strlen(s), chosen());
+	printf("%zu\n", strlen(s));
 }
 void say(char question)
 {
+	if (question == 'c')
+		printf("%d\n", chosen());
 	answer("four");
 }
 """
-    old, new, after = flip(tmp_path, source, {
-        'printf("%zu %d\\n", strlen(s), chosen());':
+
+
+def test_ifunc_new_calls_of_indirect_functions_of_libc(tmp_path):
+    old, new, after = flip(tmp_path, IFUNC, {
+        'printf("%zu\\n", strlen(s));':
         'const char *end = strrchr(s, \'u\');\n\tchar copy[32];\n\tmemcpy(copy, s, strlen(s) + 1);\n'
-        '\tprintf("%zu %d %s %d\\n", strlen(s) + 1, chosen() + 1, end, strcmp(copy, s));'})
-    assert old == after == ["4 77"] and new == ["5 78 ur 0"]
+        '\tprintf("%zu %s %d\\n", strlen(s) + 1, end, strcmp(copy, s));'})
+    assert old == after == ["4"] and new == ["5 ur 0"]
+
+
+def test_ifunc_of_the_program_itself_is_refused_by_name(tmp_path):
+    done = Program(tmp_path, IFUNC).patch("own", {'printf("%zu\\n", strlen(s));':
+                                                  'printf("%zu %d\\n", strlen(s), chosen());'},
+                                          expect=REFUSED)
+    assert "chosen" in done.text and "indirect" in done.text
 
 
 def test_many_args_arrive(tmp_path):
