@@ -28,6 +28,7 @@
 
 #include "engine/cleanup.h"
 #include "gadgets.h"
+#include "stop.h"
 
 enum {
 	STOP_US = 100000,     /* a blocked thread stops within microseconds */
