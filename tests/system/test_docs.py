@@ -87,3 +87,25 @@ def test_version_and_usage_work(name):
     assert re.search(r"\d+\.\d+", care(name, "--version").out)
     wrong = run(program(name), "no-such-command")
     assert wrong.status == 1 and "no-such-command" in wrong.text
+
+
+def test_every_scenario_of_the_list_has_the_tests_that_it_names():
+    with open(os.path.join(TOP, "tests", "scenarios.md")) as file:
+        rows = re.findall(r"^\| (\w+) \| (.*) \|$", file.read(), re.M)
+    sources = ""
+    for room in ("unit", "system"):
+        folder = os.path.join(TOP, "tests", room)
+        for name in os.listdir(folder):
+            if name.endswith((".c", ".py")):
+                with open(os.path.join(folder, name)) as file:
+                    sources += file.read()
+    missing = []
+    for scenario, shown_by in rows[1:]:
+        for test in shown_by.split(", "):
+            if test.startswith("case "):
+                there = os.path.isdir(os.path.join(TOP, "tests", "cases", test[5:]))
+            else:
+                there = re.search(rf"^(def|static void) {test}\(", sources, re.M)
+            if not there:
+                missing.append(f"{scenario}: {test}")
+    assert len(rows) > 40 and not missing
