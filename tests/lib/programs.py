@@ -152,6 +152,21 @@ class Running:
         return care("care-patch", "info", "--pid", self.pid, "--json").json["patches"]
 
 
+def flip(program, changes, questions="a"):
+    """Answers before, with and after a patch that makes these changes (each question a letter);
+    the process must be as before in the end."""
+    patch = program.patch("flip", changes)
+    with program.start() as p:
+        old = [p.ask(q) for q in questions]
+        before = p.snapshot()
+        p.apply(patch)
+        new = [p.ask(q) for q in questions]
+        p.revert("flip")
+        after = [p.ask(q) for q in questions]
+        assert p.snapshot() == before
+    return old, new, after
+
+
 def refusal(result):
     """The message of a refused command's JSON."""
     return result["error"]["message"]

@@ -2,12 +2,11 @@
 """Kinds of changes in a source, each built by care-build and run: what comes along, what is left
 alone, what is refused when the patch is built."""
 import difflib
-import json
 
 import pytest
 
 from harness import care, run
-from programs import Program
+from programs import Program, flip
 
 REFUSED = 5
 FLAVOURS = [("-O2", "-fPIE"), ("-O3", "-fPIC", "-fcf-protection=full")]
@@ -17,20 +16,6 @@ def parts(program, name):
     """Names of the functions that a patch replaces."""
     shown = care("care-build", "show", f"{program.folder}/{name}.cpatch", "--json").json
     return sorted(f["name"] for f in shown["functions"])
-
-
-def flip(program, changes, questions="a"):
-    """Answers before, with and after the patch; what it replaces; the process ends as it began."""
-    patch = program.patch("flip", changes)
-    with program.start() as p:
-        old = [p.ask(q) for q in questions]
-        before = p.snapshot()
-        p.apply(patch)
-        new = [p.ask(q) for q in questions]
-        p.revert("flip")
-        after = [p.ask(q) for q in questions]
-        assert p.snapshot() == before
-    return old, new, after
 
 
 ORIGINALS = r"""

@@ -3,28 +3,13 @@
 import pytest
 
 from harness import care
-from programs import Program, refusal
+from programs import Program, flip, refusal
 
 REFUSED = 5
 
 PIE = (("-O2", "-fPIE"), ("-pie",))
 NOPIE = (("-O2", "-fno-pie", "-fno-pic"), ("-no-pie",))
 PIC = (("-O2", "-fPIC"), ("-pie", "-Wl,-z,now"))
-
-
-def flip(tmp_path, source, changes, modes=PIE, questions="a"):
-    """Answers before and with the patch; the process must be as before in the end."""
-    program = Program(tmp_path, source, *modes)
-    patch = program.patch("flip", changes)
-    with program.start() as p:
-        old = [p.ask(q) for q in questions]
-        before = p.snapshot()
-        p.apply(patch)
-        new = [p.ask(q) for q in questions]
-        p.revert("flip")
-        after = [p.ask(q) for q in questions]
-        assert p.snapshot() == before
-    return old, new, after
 
 
 REFERENCES = r"""
@@ -53,11 +38,11 @@ void say(char question)
 @pytest.mark.parametrize("mode", [PIE, NOPIE, PIC], ids=["pie", "nopie", "pic"])
 def test_pie_and_nopie_refer_to_old_and_new_things(tmp_path, mode):
     """Old statics and functions, new strings, libc's functions and data."""
-    old, new, after = flip(tmp_path, REFERENCES, {
+    old, new, after = flip(Program(tmp_path, REFERENCES, *mode), {
         'printf("%d %s\\n", helper(hits++), words[0]);':
         'char *copy = strdup(words[2]);\n\terrno = 5;\n'
         '\tfprintf(stdout, "%d %s %zu %s\\n", helper(hits++) + table[3], copy, strlen(copy),\n'
-        '\t\tstrerror(errno));\n\tfree(copy);'}, mode, "aa")
+        '\t\tstrerror(errno));\n\tfree(copy);'}, "aa")
     assert old == ["2 zero", "3 zero"]
     assert new == ["8 two 3 Input/output error", "9 two 3 Input/output error"]
     assert after == ["6 zero", "7 zero"]
@@ -116,7 +101,7 @@ void say(char question)
 
 
 def test_ifunc_new_calls_of_indirect_functions_of_libc(tmp_path):
-    old, new, after = flip(tmp_path, IFUNC, {
+    old, new, after = flip(Program(tmp_path, IFUNC, *PIE), {
         'printf("%zu\\n", strlen(s));':
         'const char *end = strrchr(s, \'u\');\n\tchar copy[32];\n\tmemcpy(copy, s, strlen(s) + 1);\n'
         '\tprintf("%zu %s %d\\n", strlen(s) + 1, end, strcmp(copy, s));'})
@@ -124,8 +109,9 @@ def test_ifunc_new_calls_of_indirect_functions_of_libc(tmp_path):
 
 
 def test_ifunc_new_calls_of_an_indirect_function_of_the_program(tmp_path):
-    old, new, after = flip(tmp_path, IFUNC, {'printf("%zu\\n", strlen(s));':
-                                             'printf("%zu %d\\n", strlen(s), chosen());'})
+    old, new, after = flip(Program(tmp_path, IFUNC, *PIE), {
+        'printf("%zu\\n", strlen(s));':
+        'printf("%zu %d\\n", strlen(s), chosen());'})
     assert old == after == ["4"] and new == ["4 77"]
 
 
@@ -144,7 +130,7 @@ void say(char question)
 	printf("%.2f\n", many(1, 2, 3, 4.25, 5.5f, p, 6, 7, 8, 9, 10.125, 11, 12));
 }
 """
-    old, new, after = flip(tmp_path, source, {"return a + b": "return 1000 + a + b"})
+    old, new, after = flip(Program(tmp_path, source, *PIE), {"return a + b": "return 1000 + a + b"})
     assert float(new[0]) == float(old[0]) + 1000 and after == old
 
 
@@ -164,9 +150,8 @@ void say(char question)
 	answer();
 }
 """
-    old, new, after = flip(tmp_path, source, {'printf("%d %ld\\n", mine++, yours);':
-                                       'yours += 10;\n\tprintf("new %d %ld\\n", mine++, yours);'},
-                    mode)
+    old, new, after = flip(Program(tmp_path, source, *mode), {'printf("%d %ld\\n", mine++, yours);':
+                                       'yours += 10;\n\tprintf("new %d %ld\\n", mine++, yours);'})
     assert old == ["5 7"] and new == ["new 6 17"] and after == ["7 17"]
 
 
@@ -238,5 +223,5 @@ void say(char question)
 	printf("%ld %ld %ld %ld\n", sums[0], sums[1], sums[2], sums[3]);
 }
 """
-    old, new, after = flip(tmp_path, source, {"\treturn 1;": "\treturn 2;"})
+    old, new, after = flip(Program(tmp_path, source, *PIE), {"\treturn 1;": "\treturn 2;"})
     assert old == after == ["1 1 1 1"] and new == ["2 2 2 2"]
