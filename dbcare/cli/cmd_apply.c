@@ -89,7 +89,7 @@ static error_t change_parse(int key, char *arg, struct argp_state *state)
 		change->options.timeout_us = parse_number(arg, 1e6, state);
 		return 0;
 	case KEY_MAX_PAUSE:
-		change->options.max_pause_us = parse_number(arg, 1, state);
+		change->options.max_pause_us = parse_number(arg, 1e3, state);
 		return 0;
 	case KEY_NO_GATES:
 		change->options.no_gates = true;
@@ -397,7 +397,7 @@ static int run_change(struct change *change, bool check)
 	}
 #define OPTION_MAX_PAUSE                                            \
 	{                                                           \
-		"max-pause", KEY_MAX_PAUSE, "MICROSECONDS", 0,      \
+		"max-pause", KEY_MAX_PAUSE, "MILLISECONDS", 0,      \
 			"Refuse when the predicted pause is longer" \
 	}
 
@@ -452,7 +452,7 @@ int cmd_apply(int argc, char **argv)
 		"Examples:\n"
 		"  dbcarectl apply fix.cpatch\n"
 		"  dbcarectl apply fix.cpatch /run/mysqld/mysqld.sock --timeout=5\n"
-		"  dbcarectl apply fix.cpatch 4711 --max-pause=20000 --json\n"
+		"  dbcarectl apply fix.cpatch 4711 --max-pause=20 --json\n"
 		"\n"
 		"Exit status: 0 applied (or applied before), 1 error, 3 no such server, 4 not "
 		"now (a gate holds or a function is busy; both are named), 5 the patch is not for "
