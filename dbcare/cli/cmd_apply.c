@@ -6,6 +6,7 @@
 
 #include "dbcare/cli/cli.h"
 #include "engine/cleanup.h"
+#include "engine/demangle.h"
 #include "engine/show.h"
 
 /* ---- show ---- */
@@ -163,12 +164,13 @@ static void print_plan(const struct dbc_session *session, const struct pe_patch 
 	struct pe_table *table = pe_table_new(titles);
 
 	for (size_t i = 0; i < count; i++) {
+		pe_auto_free char *name = pe_demangle(functions[i].name);
 		char entry[32], old[24], new[24];
 
 		snprintf(entry, sizeof(entry), "0x%llx", (unsigned long long)functions[i].entry);
 		snprintf(old, sizeof(old), "%llu", (unsigned long long)functions[i].size);
 		snprintf(new, sizeof(new), "%llu", (unsigned long long)functions[i].new_size);
-		pe_table_row(table, (const char *const[]){ functions[i].name, entry, old, new,
+		pe_table_row(table, (const char *const[]){ name, entry, old, new,
 							   functions[i].patched_already
 								   ? "another patch"
 								   : "shipped code" });

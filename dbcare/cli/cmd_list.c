@@ -6,6 +6,7 @@
 
 #include "dbcare/cli/cli.h"
 #include "engine/cleanup.h"
+#include "engine/demangle.h"
 
 /* ---- list ---- */
 
@@ -309,10 +310,11 @@ static void print_patches(const struct dbc_server *server)
 		if (at)
 			strftime(since, sizeof(since), "%F %T", localtime_r(&at, &local));
 		for (size_t f = 0; f < applied->function_count; f++) {
+			pe_auto_free char *name = pe_demangle(applied->functions[f]);
 			size_t used = strlen(functions);
 
 			snprintf(functions + used, sizeof(functions) - used, "%s%s", f ? ", " : "",
-				 applied->functions[f]);
+				 name ? name : applied->functions[f]);
 		}
 		for (size_t c = 0; c < applied->cve_count; c++) {
 			size_t used = strlen(cves);

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* C++ names for people, by the demangler of the C++ run-time library (Itanium C++ ABI 5.1). */
+#include "engine/demangle.h"
+
+#include <stdio.h>
 #include <string.h>
 
-#include "build/select_private.h"
+#include "engine/cleanup.h"
 
 char *__cxa_demangle(const char *name, char *buffer, size_t *length, int *status);
 

@@ -2,9 +2,9 @@
 /* The run-pre match for people and programs: counts and JSON. */
 #include <stdio.h>
 
-#include "build/demangle.h"
 #include "build/match.h"
 #include "engine/cleanup.h"
+#include "engine/demangle.h"
 
 const char *pe_match_verdict_name(enum pe_match_verdict verdict)
 {

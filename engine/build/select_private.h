@@ -9,6 +9,7 @@
 #include "build/select.h"
 #include "engine/arch.h"
 #include "engine/cleanup.h"
+#include "engine/demangle.h"
 
 /* A record of .eh_frame. */
 struct pe_sel_frame {
@@ -263,10 +264,5 @@ struct pe_error *pe_sel_emit_symbol(struct pe_sel *sel, struct pe_patch *patch,
 				    const struct pe_sel_dest *dest, uint32_t *ret) pe_must_check;
 /* The unwind tables of what is included, with a zero terminator; nothing when none is. */
 struct pe_error *pe_sel_emit_unwind(struct pe_sel *sel, struct pe_patch *patch) pe_must_check;
-
-/* ---- demangle.c ---- */
-
-/* A name for people, owned by the caller; the name itself when it is not mangled. */
-char *pe_demangle(const char *name);
 
 #endif

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* care-build match: is the shipped code what this source and these flags give? */
-#include "build/demangle.h"
 #include "build/files.h"
 #include "build/units.h"
 #include "cli/care_build.h"
 #include "engine/cleanup.h"
+#include "engine/demangle.h"
 
 #include <inttypes.h>
 #include <string.h>

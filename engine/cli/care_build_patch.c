@@ -268,9 +268,10 @@ static void report_print(const struct patch_options *o, const struct pe_patch *p
 	pe_table_print_and_free(table);
 	for (size_t i = 0; i < result->notes.count; i++)
 		printf("note: %s\n", result->notes.items[i]);
-	printf("%s: %zu functions replaced, %s, %zu outside symbols, %s\n",
+	printf("%s: %zu function%s replaced, %s, %zu outside symbol%s, %s\n",
 	       o->dry_run ? "would be written" : o->out, patch->function_count,
-	       pe_format_bytes(patch_size(patch), bytes), result->report.outside_symbols,
+	       patch->function_count == 1 ? "" : "s", pe_format_bytes(patch_size(patch), bytes),
+	       result->report.outside_symbols, result->report.outside_symbols == 1 ? "" : "s",
 	       patch->independent ? "independent" : "switched at one moment");
 }
 

@@ -3,6 +3,7 @@
 #include "cli/care_patch.h"
 #include "engine/cleanup.h"
 #include "engine/cli.h"
+#include "engine/demangle.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -72,12 +73,13 @@ void care_patch_print_plan(const struct care_patch_options *options, const struc
 	struct pe_table *table = pe_table_new(titles);
 
 	for (size_t i = 0; i < count; i++) {
+		pe_auto_free char *name = pe_demangle(f[i].name);
 		char entry[32], size[32], new_size[32];
 
 		snprintf(entry, sizeof(entry), "0x%" PRIx64, f[i].entry);
 		snprintf(size, sizeof(size), "%" PRIu64, f[i].size);
 		snprintf(new_size, sizeof(new_size), "%" PRIu64, f[i].new_size);
-		pe_table_row(table, (const char *const[]){ f[i].name, entry, size, new_size,
+		pe_table_row(table, (const char *const[]){ name, entry, size, new_size,
 							   f[i].patched_already ? "patched"
 										: "original" });
 	}

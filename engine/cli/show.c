@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What is in a patch, for people and for programs; all command lines print it the same way. */
 #include "engine/show.h"
-#include "build/demangle.h"
 #include "engine/arch.h"
 #include "engine/cleanup.h"
 #include "engine/cli.h"
+#include "engine/demangle.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -284,8 +284,9 @@ static void print_sizes(const struct pe_patch *patch)
 		       section_kinds[i]);
 		first = false;
 	}
-	printf("%s%zu functions, %zu symbols\n", first ? "" : "; ", patch->function_count,
-	       patch->symbol_count);
+	printf("%s%zu function%s, %zu symbol%s\n", first ? "" : "; ", patch->function_count,
+	       patch->function_count == 1 ? "" : "s", patch->symbol_count,
+	       patch->symbol_count == 1 ? "" : "s");
 }
 
 void pe_cli_show(const struct pe_patch *patch, bool json)
