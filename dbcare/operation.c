@@ -397,7 +397,13 @@ struct pe_error *dbc_recover(struct dbc_session *session, struct pe_recovery *re
 		    : json_pack("{s:I, s:I, s:I}", "finished", (json_int_t)ret->finished, "undone",
 				(json_int_t)ret->undone, "released", (json_int_t)ret->released);
 
-	warn(&outcome, dbc_history_end(history, err ? pe_code_name(err->code) : "recovered", more));
+	const char *result = "recovered";
+
+	if (err)
+		result = pe_code_name(err->code);
+	else if (!ret->finished && !ret->undone && !ret->released)
+		result = pe_code_name(PE_ERR_NOTHING);
+	warn(&outcome, dbc_history_end(history, result, more));
 	*warning = pe_steal(outcome.warning);
 	dbc_outcome_deinit(&outcome);
 	return err;

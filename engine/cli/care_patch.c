@@ -122,6 +122,12 @@ static struct pe_error *run_apply(struct session *session)
 	struct pe_apply_options options = apply_options(session);
 	struct pe_error *err = plan_file(session, &patch, &target, &plan);
 
+	if (err && err->code == PE_ERR_NOTHING && !session->options.dry_run) {
+		pe_error_free(err);
+		pe_progress_done(&session->progress);
+		care_patch_print_already(&session->options, patch->name);
+		return NULL;
+	}
 	if (err)
 		return err;
 	if (session->options.dry_run)

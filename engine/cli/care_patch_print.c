@@ -95,6 +95,15 @@ void care_patch_print_plan(const struct care_patch_options *options, const struc
 
 /* ---- results ---- */
 
+void care_patch_print_already(const struct care_patch_options *options, const char *name)
+{
+	if (options->json)
+		pe_cli_json(json_pack("{s:s, s:s, s:i}", "action", "already applied", "name", name,
+				      "pid", (int)options->pid));
+	else if (!options->quiet)
+		printf("already applied: %s in process %d\n", name, options->pid);
+}
+
 void care_patch_print_result(const struct care_patch_options *options, const char *action,
 			     const char *name, const struct pe_switch_result *result)
 {
