@@ -11,38 +11,14 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "arch_checks.h"
 #include "engine/arch.h"
-#include "engine/cleanup.h"
 
 static const struct pe_arch *const x86 = &pe_arch_x86_64;
 
 /* Two pages of code and data some megabytes apart: relative distances must be changed to work. */
 static uint8_t *here, *there;
 static const size_t apart = 64 << 20;
-
-static void must(struct pe_error *err)
-{
-	if (err) {
-		pe_auto_free char *text = pe_error_text(err);
-
-		fail_msg("%s", text);
-	}
-}
-
-static void refused(struct pe_error *given, const char *expected)
-{
-	pe_auto_error struct pe_error *err = given;
-
-	if (!err) {
-		fail_msg("not refused: %s", expected);
-		return;
-	}
-	pe_auto_free char *text = pe_error_text(err);
-
-	if (!strstr(text, expected))
-		fail_msg("expected \"%s\", got \"%s\"", expected, text);
-	assert_int_equal(err->code, PE_ERR_UNSUPPORTED);
-}
 
 static int map_pages(void **state)
 {

@@ -9,34 +9,10 @@
 #include <elf.h>
 #include <string.h>
 
+#include "arch_checks.h"
 #include "engine/arch.h"
-#include "engine/cleanup.h"
 
 static const struct pe_arch *const x86 = &pe_arch_x86_64;
-
-static void must(struct pe_error *err)
-{
-	if (err) {
-		pe_auto_free char *text = pe_error_text(err);
-
-		fail_msg("%s", text);
-	}
-}
-
-static void refused(struct pe_error *given, const char *expected)
-{
-	pe_auto_error struct pe_error *err = given;
-
-	if (!err) {
-		fail_msg("not refused: %s", expected);
-		return;
-	}
-	pe_auto_free char *text = pe_error_text(err);
-
-	if (!strstr(text, expected))
-		fail_msg("expected \"%s\", got \"%s\"", expected, text);
-	assert_int_equal(err->code, PE_ERR_UNSUPPORTED);
-}
 
 static const struct pe_reloc_value example = {
 	.place = 0x10000,
