@@ -9,7 +9,7 @@ import select
 import subprocess
 import time
 
-from harness import care, die_with_parent, run
+from harness import care, die_with_parent, run, wait_until
 
 MAIN = r"""
 #include <stdio.h>
@@ -148,6 +148,11 @@ class Running:
         return care("care-patch", "revert", name, "--pid", self.pid, "--json", *options,
                     expect=expect).json
 
+    def released(self):
+        if self.ours():
+            care("care-patch", "recover", "--pid", self.pid, expect=(0, 2))
+        return not self.ours()
+
     def info(self):
         return care("care-patch", "info", "--pid", self.pid, "--json").json["patches"]
 
@@ -163,6 +168,8 @@ def flip(program, changes, questions="a"):
         new = [p.ask(q) for q in questions]
         p.revert("flip")
         after = [p.ask(q) for q in questions]
+        # A thread that computes in new code for now keeps its memory until a later look.
+        wait_until(p.released, 20, "the memory of the reverted patch is released")
         assert p.snapshot() == before
     return old, new, after
 
