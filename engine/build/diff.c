@@ -300,3 +300,49 @@ struct pe_error *pe_diff_apply(const struct pe_diff *diff, const char *root, con
 				    diff->name, run.out, run.err);
 	return NULL;
 }
+
+/* ---- diffs that a patch keeps ---- */
+
+#define KEPT_DIFF "# diff of %zu bytes\n"
+
+struct pe_error *pe_diffs_join(const struct pe_diff *diffs, size_t count, char **text, size_t *size)
+{
+	FILE *out = open_memstream(text, size);
+
+	if (!out)
+		return pe_error_nomem();
+	for (size_t i = 0; i < count; i++) {
+		fprintf(out, KEPT_DIFF, diffs[i].size);
+		fwrite(diffs[i].text, 1, diffs[i].size, out);
+	}
+	if (!fclose(out))
+		return NULL;
+	free(*text);
+	*text = NULL;
+	return pe_error_nomem();
+}
+
+struct pe_error *pe_diffs_split(const char *text, size_t size, const char *dir, struct pe_strv *ret)
+{
+	for (size_t at = 0; at < size;) {
+		size_t length;
+		int head = 0;
+
+		if (sscanf(text + at, KEPT_DIFF "%n", &length, &head) != 1 || !head ||
+		    length > size - at - (size_t)head)
+			return pe_error_new(PE_ERR_FORMAT,
+					    "the diff that the patch keeps is damaged at byte %zu",
+					    at);
+
+		pe_auto_free char *path = pe_format("%s/%zu.diff", dir, ret->count + 1);
+		struct pe_error *err =
+			path ? pe_file_write(path, text + at + head, length) : pe_error_nomem();
+
+		if (err)
+			return err;
+		if (!pe_strv_add(ret, path))
+			return pe_error_nomem();
+		at += (size_t)head + length;
+	}
+	return NULL;
+}

@@ -49,4 +49,14 @@ void pe_diff_deinit(struct pe_diff *diff);
 struct pe_error *pe_diff_apply(const struct pe_diff *diff, const char *root,
 			       const char *work) pe_must_check;
 
+/*
+ * Some diffs as one text that a patch keeps (a line before each tells its size; patch(1) skips
+ * it), and back: each becomes a file of @dir, whose paths go to @ret in order. FORMAT when the
+ * text is none that pe_diffs_join made.
+ */
+struct pe_error *pe_diffs_join(const struct pe_diff *diffs, size_t count, char **text,
+			       size_t *size) pe_must_check;
+struct pe_error *pe_diffs_split(const char *text, size_t size, const char *dir,
+				struct pe_strv *ret) pe_must_check;
+
 #endif

@@ -18,6 +18,9 @@
 #include <openssl/evp.h>
 #include <string.h>
 
+/* What a patch file has room for. */
+static const size_t most_notes = 1024;
+
 struct make {
 	const struct pe_build *build;
 	const struct pe_make_options *options;
@@ -375,6 +378,23 @@ static struct pe_error *compiler_fact(const struct pe_unit *unit, const struct p
 	return *ret ? NULL : pe_error_nomem();
 }
 
+/* What the diff says and the patch does not carry. */
+static struct pe_error *notes_fill(const struct make *m, struct pe_patch *patch)
+{
+	const struct pe_strv *notes = &m->result->notes;
+
+	patch->notes = calloc(notes->count + 1, sizeof(*patch->notes));
+	if (!patch->notes)
+		return pe_error_nomem();
+	for (size_t i = 0; i < notes->count && i < most_notes; i++) {
+		patch->notes[i] = strdup(notes->items[i]);
+		if (!patch->notes[i])
+			return pe_error_nomem();
+		patch->note_count++;
+	}
+	return pe_diffs_join(m->diffs, m->diff_count, &patch->diff, &patch->diff_size);
+}
+
 static struct pe_error *facts_fill(const struct make *m, struct pe_patch *patch)
 {
 	const struct pe_unit *unit = &m->result->units.items[0];
@@ -384,7 +404,10 @@ static struct pe_error *facts_fill(const struct make *m, struct pe_patch *patch)
 	patch->source_sha256 = strdup(m->hash);
 	if (!patch->product || !patch->flags || !patch->source_sha256)
 		return pe_error_nomem();
-	return compiler_fact(unit, &m->build->env, &patch->compiler);
+
+	struct pe_error *err = notes_fill(m, patch);
+
+	return err ? err : compiler_fact(unit, &m->build->env, &patch->compiler);
 }
 
 /* ---- objects to patch ---- */

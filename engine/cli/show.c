@@ -119,6 +119,7 @@ static json_t *json_lists(const struct pe_patch *patch, json_t *object)
 {
 	json_t *cves = json_array(), *targets = json_array(), *functions = json_array();
 	json_t *symbols = json_array(), *sections = json_array(), *gates = json_array();
+	json_t *notes = json_array();
 
 	for (size_t i = 0; i < patch->cve_count; i++) {
 		json_t *cve = json_object();
@@ -130,6 +131,8 @@ static json_t *json_lists(const struct pe_patch *patch, json_t *object)
 	}
 	for (size_t i = 0; i < patch->gate_count; i++)
 		json_array_append_new(gates, json_string(patch->gates[i]));
+	for (size_t i = 0; i < patch->note_count; i++)
+		json_array_append_new(notes, json_string(patch->notes[i]));
 	for (size_t i = 0; i < patch->target_count; i++) {
 		const struct pe_patch_target *target = &patch->targets[i];
 		char hex[2 * PE_BUILD_ID_MAX + 1];
@@ -155,6 +158,7 @@ static json_t *json_lists(const struct pe_patch *patch, json_t *object)
 	}
 	json_object_set_new(object, "cves", cves);
 	json_object_set_new(object, "gates", gates);
+	json_object_set_new(object, "notes", notes);
 	json_object_set_new(object, "targets", targets);
 	json_object_set_new(object, "functions", functions);
 	json_object_set_new(object, "symbols", symbols);
@@ -207,6 +211,8 @@ static void print_manifest(const struct pe_patch *patch)
 	}
 	for (size_t i = 0; i < patch->gate_count; i++)
 		print_field("gate", patch->gates[i]);
+	for (size_t i = 0; i < patch->note_count; i++)
+		print_field("note", patch->notes[i]);
 	for (size_t i = 0; i < patch->target_count; i++) {
 		char hex[2 * PE_BUILD_ID_MAX + 1];
 

@@ -340,5 +340,7 @@ struct pe_error *pe_patch_check(const struct pe_patch *patch)
 		err = check_sections(patch, arch);
 	if (!err)
 		err = check_functions(patch, arch);
+	if (!err && patch->diff && memchr(patch->diff, '\0', patch->diff_size))
+		err = BAD(CARE_DIFF ": it has a zero byte");
 	return err;
 }

@@ -98,8 +98,10 @@ static struct pe_error *check_lists(const struct pe_patch *patch)
 {
 	struct pe_error *err = NULL;
 
-	if (patch->cve_count > PATCH_MAX_LIST || patch->gate_count > PATCH_MAX_LIST)
-		return pe_error_new(PE_ERR_FORMAT, "more than %d CVEs or gates", PATCH_MAX_LIST);
+	if (patch->cve_count > PATCH_MAX_LIST || patch->gate_count > PATCH_MAX_LIST ||
+	    patch->note_count > PATCH_MAX_LIST)
+		return pe_error_new(PE_ERR_FORMAT, "more than %d CVEs, gates or notes",
+				    PATCH_MAX_LIST);
 	for (size_t i = 0; !err && i < patch->cve_count; i++) {
 		err = check_text("the id of a CVE", patch->cves[i].id, true, false);
 		if (!err)
@@ -109,6 +111,8 @@ static struct pe_error *check_lists(const struct pe_patch *patch)
 	}
 	for (size_t i = 0; !err && i < patch->gate_count; i++)
 		err = check_text("the name of a gate", patch->gates[i], true, false);
+	for (size_t i = 0; !err && i < patch->note_count; i++)
+		err = check_text("a note", patch->notes[i], true, false);
 	return err;
 }
 

@@ -17,6 +17,7 @@
  *			care_range records: the ranges of the first function, of the second, ...
  *	.care.symbols	one struct care_symbol per symbol, in the patch's order, which is what
  *			care_function.symbol counts; each names its entry of .symtab
+ *	.care.diff	the diff that the patch was made from, as it is; may be empty
  *	.shstrtab
  *
  * Numbers are little-endian, records have no hidden padding, reserved fields are 0. A string is an
@@ -30,6 +31,7 @@
 #define CARE_MANIFEST ".care.manifest"
 #define CARE_FUNCTIONS ".care.functions"
 #define CARE_SYMBOLS ".care.symbols"
+#define CARE_DIFF ".care.diff"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the records are read as they are");
 
@@ -100,7 +102,7 @@ enum {
 	PATCH_MAX_FUNCTIONS = 4096,
 	PATCH_MAX_RANGES = 64, /* of one function */
 	PATCH_MAX_TARGETS = 64,
-	PATCH_MAX_LIST = 1024, /* CVEs, gates */
+	PATCH_MAX_LIST = 1024, /* CVEs, gates, notes */
 };
 
 /* JSON text of the manifest, owned by the caller; and back, into the fields that it carries. */

@@ -4,7 +4,7 @@
  * never ignored; only "signature" is left alone here.
  *
  *	{ "format": 1, "name", "description", "kind", "product", "level", "independent",
- *	  "cves": [{ "id", "cvss", "url" }], "gates": ["..."],
+ *	  "cves": [{ "id", "cvss", "url" }], "gates": ["..."], "notes": ["..."],
  *	  "targets": [{ "name", "program", "pie", "build_id", "architecture" }],
  *	  "built_by": { "compiler", "flags", "source_sha256" } }
  */
@@ -70,24 +70,26 @@ static json_t *cves_to_json(const struct pe_patch *patch)
 	return list;
 }
 
-static json_t *gates_to_json(const struct pe_patch *patch)
+static json_t *texts_to_json(char *const *texts, size_t count)
 {
 	json_t *list = json_array();
 
-	for (size_t i = 0; i < patch->gate_count; i++)
-		json_array_append_new(list, json_string(patch->gates[i]));
+	for (size_t i = 0; i < count; i++)
+		json_array_append_new(list, json_string(texts[i]));
 	return list;
 }
 
 struct pe_error *care_manifest_write(const struct pe_patch *patch, char **ret)
 {
 	auto_json json_t *json = json_pack(
-		"{s:i, s:s, s:s*, s:s, s:s, s:I, s:b, s:o, s:o, s:o, s:{s:s*, s:s*, s:s*}}",
+		"{s:i, s:s, s:s*, s:s, s:s, s:I, s:b, s:o, s:o, s:o, s:o, s:{s:s*, s:s*, s:s*}}",
 		"format", PE_PATCH_FORMAT, "name", patch->name, "description", patch->description,
 		"kind", patch->kind, "product", patch->product, "level", (json_int_t)patch->level,
 		"independent", patch->independent, "cves", cves_to_json(patch), "gates",
-		gates_to_json(patch), "targets", targets_to_json(patch), "built_by", "compiler",
-		patch->compiler, "flags", patch->flags, "source_sha256", patch->source_sha256);
+		texts_to_json(patch->gates, patch->gate_count), "notes",
+		texts_to_json(patch->notes, patch->note_count), "targets", targets_to_json(patch),
+		"built_by", "compiler", patch->compiler, "flags", patch->flags, "source_sha256",
+		patch->source_sha256);
 	pe_auto_free char *text = json ? json_dumps(json, JSON_SORT_KEYS | JSON_INDENT(2)) : NULL;
 
 	/* The texts were checked to be UTF-8, so nothing but memory can lack. */
@@ -152,17 +154,16 @@ static struct pe_error *read_cves(json_t *list, struct pe_patch *patch)
 	return err;
 }
 
-static struct pe_error *read_gates(json_t *list, struct pe_patch *patch)
+static struct pe_error *read_texts(json_t *list, const char *key, char ***texts, size_t *count)
 {
-	struct pe_error *err =
-		list_begin(list, "gates", PATCH_MAX_LIST, sizeof(*patch->gates), &patch->gates);
+	struct pe_error *err = list_begin(list, key, PATCH_MAX_LIST, sizeof(**texts), texts);
 
 	for (size_t i = 0; !err && i < json_array_size(list); i++) {
-		const char *gate = json_string_value(json_array_get(list, i));
+		const char *text = json_string_value(json_array_get(list, i));
 
-		if (!gate)
-			return pe_error_new(PE_ERR_FORMAT, CARE_MANIFEST ": gates: no string");
-		err = keep(gate, &patch->gates[patch->gate_count++]);
+		if (!text)
+			return pe_error_new(PE_ERR_FORMAT, CARE_MANIFEST ": %s: no string", key);
+		err = keep(text, &(*texts)[(*count)++]);
 	}
 	return err;
 }
@@ -217,19 +218,19 @@ static struct pe_error *read_fields(json_t *json, struct pe_patch *patch)
 {
 	const char *name, *description = NULL, *kind, *product;
 	const char *compiler = NULL, *flags = NULL, *source = NULL;
-	json_t *cves, *gates, *targets, *signature = NULL;
+	json_t *cves, *gates, *notes, *targets, *signature = NULL;
 	json_int_t level;
 	int format, independent;
 	json_error_t e;
 
 	if (json_unpack_ex(json, &e, 0,
-			   "{s:i, s:s, s?s, s:s, s:s, s:I, s:b, s:o, s:o, s:o, s?o, "
+			   "{s:i, s:s, s?s, s:s, s:s, s:I, s:b, s:o, s:o, s:o, s:o, s?o, "
 			   "s:{s?s, s?s, s?s !} !}",
 			   "format", &format, "name", &name, "description", &description, "kind",
 			   &kind, "product", &product, "level", &level, "independent", &independent,
-			   "cves", &cves, "gates", &gates, "targets", &targets, "signature",
-			   &signature, "built_by", "compiler", &compiler, "flags", &flags,
-			   "source_sha256", &source))
+			   "cves", &cves, "gates", &gates, "notes", &notes, "targets", &targets,
+			   "signature", &signature, "built_by", "compiler", &compiler, "flags",
+			   &flags, "source_sha256", &source))
 		return manifest_error("", &e);
 	if (level < 0 || level > UINT32_MAX)
 		return pe_error_new(PE_ERR_FORMAT, CARE_MANIFEST ": level %lld is out of range",
@@ -256,7 +257,9 @@ static struct pe_error *read_fields(json_t *json, struct pe_patch *patch)
 	if (!err)
 		err = read_cves(cves, patch);
 	if (!err)
-		err = read_gates(gates, patch);
+		err = read_texts(gates, "gates", &patch->gates, &patch->gate_count);
+	if (!err)
+		err = read_texts(notes, "notes", &patch->notes, &patch->note_count);
 	if (!err)
 		err = read_targets(targets, patch);
 	return err;

@@ -18,10 +18,13 @@ static void free_manifest(struct pe_patch *patch)
 	}
 	for (size_t i = 0; i < patch->gate_count; i++)
 		free(patch->gates[i]);
+	for (size_t i = 0; i < patch->note_count; i++)
+		free(patch->notes[i]);
 	for (size_t i = 0; i < patch->target_count; i++)
 		free(patch->targets[i].name);
 	free(patch->cves);
 	free(patch->gates);
+	free(patch->notes);
 	free(patch->targets);
 	free(patch->name);
 	free(patch->description);
@@ -55,5 +58,6 @@ void pe_patch_free(struct pe_patch *patch)
 	free(patch->functions);
 	free(patch->symbols);
 	free(patch->sections);
+	free(patch->diff);
 	free(patch);
 }

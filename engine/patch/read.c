@@ -399,6 +399,23 @@ static struct pe_error *read_functions(struct reader *r)
 	return NULL;
 }
 
+/* ---- the diff ---- */
+
+static struct pe_error *read_diff(struct reader *r)
+{
+	size_t size = r->file.diff->header.sh_size;
+
+	if (!size)
+		return NULL;
+	r->patch->diff = malloc(size + 1);
+	if (!r->patch->diff)
+		return pe_error_nomem();
+	memcpy(r->patch->diff, r->file.diff->data, size);
+	r->patch->diff[size] = '\0';
+	r->patch->diff_size = size;
+	return NULL;
+}
+
 /* ---- all of it ---- */
 
 static struct pe_error *parse(struct reader *r, const void *bytes, size_t size)
@@ -421,6 +438,8 @@ static struct pe_error *parse(struct reader *r, const void *bytes, size_t size)
 		err = read_relas(r);
 	if (!err)
 		err = read_functions(r);
+	if (!err)
+		err = read_diff(r);
 	if (!err)
 		err = pe_patch_check(r->patch);
 	if (!err && r->patch->targets[0].machine != r->file.machine)

@@ -25,7 +25,7 @@ struct care_file {
 	size_t section_count;
 	size_t own_count;  /* of the patch's own sections, at 1 to own_count */
 	size_t rela_count; /* of .rela sections, behind them */
-	const struct care_section *symtab, *strtab, *manifest, *functions, *symbols;
+	const struct care_section *symtab, *strtab, *manifest, *functions, *symbols, *diff;
 	size_t symtab_index;
 };
 

@@ -14,7 +14,7 @@
 
 #define BAD(...) pe_error_new(PE_ERR_FORMAT, __VA_ARGS__)
 
-static const size_t fixed_sections = 6; /* .symtab .strtab, three of .care, .shstrtab */
+static const size_t fixed_sections = 7; /* .symtab .strtab, four of .care, .shstrtab */
 
 static struct pe_error *check_header(const Elf64_Ehdr *eh, size_t size)
 {
@@ -166,6 +166,8 @@ static struct pe_error *sort_sections(struct care_file *file)
 		err = expect(file, i + 3, CARE_FUNCTIONS, SHT_PROGBITS, 0, &file->functions);
 	if (!err)
 		err = expect(file, i + 4, CARE_SYMBOLS, SHT_PROGBITS, 0, &file->symbols);
+	if (!err)
+		err = expect(file, i + 5, CARE_DIFF, SHT_PROGBITS, 0, &file->diff);
 	if (!err && !is_string_table(file->strtab))
 		err = BAD("section %zu (.strtab) does not begin and end with a zero byte", i + 1);
 	if (!err && (!file->symtab->header.sh_size || file->symtab->header.sh_link != i + 1))

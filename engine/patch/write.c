@@ -291,6 +291,7 @@ static struct pe_error *write_tables(struct writer *w)
 	add_section(w, CARE_MANIFEST, SHT_PROGBITS, 0, 1, manifest, strlen(manifest));
 	add_section(w, CARE_FUNCTIONS, SHT_PROGBITS, 0, 8, functions.data, functions.size);
 	add_section(w, CARE_SYMBOLS, SHT_PROGBITS, 0, 8, symbols.data, symbols.size);
+	add_section(w, CARE_DIFF, SHT_PROGBITS, 0, 1, w->patch->diff, w->patch->diff_size);
 	free(functions.data);
 	free(symbols.data);
 	return NULL;
@@ -326,8 +327,8 @@ static struct pe_error *serialize(struct writer *w)
 
 	for (size_t i = 0; i < patch->section_count; i++)
 		with_relocs += patch->sections[i].reloc_count != 0;
-	/* In front a null section; behind .symtab .strtab, three of .care, .shstrtab. */
-	w->sections = calloc(1 + patch->section_count + with_relocs + 6, sizeof(*w->sections));
+	/* In front a null section; behind .symtab .strtab, four of .care, .shstrtab. */
+	w->sections = calloc(1 + patch->section_count + with_relocs + 7, sizeof(*w->sections));
 	w->elf_symbol = calloc(patch->symbol_count + 1, sizeof(*w->elf_symbol));
 	if (!w->sections || !w->elf_symbol)
 		return pe_error_nomem();

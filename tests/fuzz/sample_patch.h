@@ -245,12 +245,17 @@ static inline struct pe_patch *sample_patch(void)
 		strdup("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef");
 	p->cves = calloc(1, sizeof(*p->cves));
 	p->gates = calloc(1, sizeof(*p->gates));
-	assert(p->cves && p->gates);
+	p->notes = calloc(1, sizeof(*p->notes));
+	assert(p->cves && p->gates && p->notes);
 	p->cve_count = 1;
 	p->cves[0].id = strdup("CVE-2026-49261");
 	p->cves[0].cvss = strdup("10.0");
 	p->gate_count = 1;
 	p->gates[0] = strdup("no-ddl");
+	p->note_count = 1;
+	p->notes[0] = strdup("README is no part of the program");
+	p->diff = strdup("--- a/foo.c\n+++ b/foo.c\n@@ -1 +1 @@\n-one\n+two\n");
+	p->diff_size = strlen(p->diff);
 	sample_targets(p);
 	sample_sections(p);
 	sample_symbols(p);

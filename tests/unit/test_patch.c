@@ -46,6 +46,11 @@ static void same_manifest(const struct pe_patch *a, const struct pe_patch *b)
 	assert_int_equal(a->gate_count, b->gate_count);
 	for (size_t i = 0; i < a->gate_count; i++)
 		same_text(a->gates[i], b->gates[i]);
+	assert_int_equal(a->note_count, b->note_count);
+	for (size_t i = 0; i < a->note_count; i++)
+		same_text(a->notes[i], b->notes[i]);
+	same_text(a->diff, b->diff);
+	assert_int_equal(a->diff_size, b->diff_size);
 	assert_int_equal(a->target_count, b->target_count);
 	for (size_t i = 0; i < a->target_count; i++) {
 		same_text(a->targets[i].name, b->targets[i].name);
@@ -155,6 +160,10 @@ static void a_patch_with_the_least_contents_is_read_back_too(void **state)
 	free(patch->cves[0].id);
 	free(patch->cves[0].cvss);
 	free(patch->gates[0]);
+	free(patch->notes[0]);
+	free(patch->diff);
+	patch->diff = NULL;
+	patch->diff_size = patch->note_count = 0;
 	patch->description = patch->compiler = patch->flags = patch->source_sha256 = NULL;
 	patch->cve_count = patch->gate_count = 0;
 	for (size_t i = 0; i < patch->section_count; i++)

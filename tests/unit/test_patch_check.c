@@ -49,6 +49,8 @@ RULE(source_not_hex, set(&p->source_sha256, "xyz"))
 RULE(no_cve_id, set(&p->cves[0].id, NULL))
 RULE(gate_with_newline, set(&p->gates[0], "a\nb"))
 RULE(too_many_gates, p->gate_count = 5000)
+RULE(note_with_newline, set(&p->notes[0], "a\nb"))
+RULE(diff_with_zero_byte, p->diff[3] = '\0')
 RULE(target_path, set(&p->targets[0].name, "/usr/sbin/mariadbd"))
 RULE(no_build_id, p->targets[1].build_id.size = 0)
 RULE(same_build_id, p->targets[1].build_id = p->targets[0].build_id)
@@ -179,7 +181,9 @@ static const struct rule manifest_rules[] = {
 	{ source_not_hex, "source_sha256 is no SHA-256" },
 	{ no_cve_id, "the id of a CVE is missing" },
 	{ gate_with_newline, "the name of a gate has a character" },
-	{ too_many_gates, "more than 1024 CVEs or gates" },
+	{ too_many_gates, "more than 1024 CVEs, gates or notes" },
+	{ note_with_newline, "a note has a character" },
+	{ diff_with_zero_byte, ".care.diff: it has a zero byte" },
 	{ target_path, "target 0: its name \"/usr/sbin/mariadbd\" is a path" },
 	{ no_build_id, "target 1: it has no build-id" },
 	{ same_build_id, "target 1: it has the build-id of target 0" },

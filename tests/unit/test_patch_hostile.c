@@ -248,7 +248,7 @@ static const struct {
 	{ table_far, "not at the end of the file" },
 	{ alignment, "section 2: alignment 3 is no power of two" },
 	{ overlap, "section 2: it is not behind the section before it" },
-	{ size_past_end, "section 14: 0x100000 bytes at" },
+	{ size_past_end, "section 15: 0x100000 bytes at" },
 	{ size_huge, "section 1: 0xffffffffffffffc0 bytes at 0x40 are past" },
 	{ size_of_bss, "section 3 (.bss.counter): 18446744073709551615 bytes are more" },
 	{ name_past_end, "section 2: its name is past the end of .shstrtab" },

@@ -109,6 +109,8 @@ struct pe_patch {
 	char *compiler;	  /* built-by facts; any may be NULL */
 	char *flags;
 	char *source_sha256; /* hex, of the diff and the changed source files */
+	char **notes;	     /* what the diff touches and the patch does not carry, in words */
+	size_t note_count;
 	struct pe_patch_cve *cves;
 	size_t cve_count;
 	char **gates; /* names of gates that the patch demands besides the usual ones */
@@ -121,6 +123,9 @@ struct pe_patch {
 	size_t symbol_count;
 	struct pe_patch_section *sections;
 	size_t section_count;
+	char *diff; /* that the patch was made from: unified, no zero byte inside, one behind; or
+		     * NULL */
+	size_t diff_size; /* bytes */
 };
 
 struct pe_patch *pe_patch_new(void); /* zeroed; NULL without memory */
