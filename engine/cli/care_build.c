@@ -147,6 +147,8 @@ static const char doc[] =
 	"  match                         is the shipped code what this source gives?\n"
 	"  patch                         make a patch file from a diff\n"
 	"  show                          print what is in a patch file\n"
+	"  verify                        make a patch file again and compare byte by byte\n"
+	"  report                        a page for reviewers: source and machine code\n"
 	"\n"
 	"`care-build COMMAND --help' tells more. Example, for Debian's MariaDB:\n"
 	"  care-build target add mariadb --debian 1:10.11.18-0+deb12u1 --name db\n"
@@ -165,6 +167,8 @@ int main(int argc, char **argv)
 		{ "match", care_build_match },
 		{ "patch", care_build_patch },
 		{ "show", care_build_show },
+		{ "verify", care_build_verify },
+		{ "report", care_build_report },
 		{ 0 },
 	};
 	static char name[] = "care-build";

@@ -27,6 +27,8 @@ care_build_command care_build_target;
 care_build_command care_build_match;
 care_build_command care_build_patch;
 care_build_command care_build_show;
+care_build_command care_build_verify;
+care_build_command care_build_report;
 
 /* One row of a table of sub-commands; the last has no name. */
 struct care_build_verb {

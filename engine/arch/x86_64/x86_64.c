@@ -22,4 +22,5 @@ const struct pe_arch pe_arch_x86_64 = {
 	.reloc_need = x86_reloc_need,
 	.reloc_is_tls = x86_reloc_is_tls,
 	.reloc_apply = x86_reloc_apply,
+	.disassemble = x86_disassemble,
 };

@@ -33,6 +33,11 @@ struct pe_error *x86_insns_move(uint64_t from, const uint8_t *code, size_t size,
 struct pe_error *x86_entry_examine(uint64_t vaddr, const uint8_t *code, size_t size,
 				   struct pe_entry *ret) pe_must_check;
 
+/* text.c */
+struct pe_error *x86_disassemble(uint64_t at, const uint8_t *code, size_t size,
+				 struct pe_error *(*line)(void *ctx, const struct pe_insn *insn),
+				 void *ctx) pe_must_check;
+
 /* reloc.c */
 bool x86_reloc_known(uint32_t type);
 const char *x86_reloc_name(uint32_t type);

@@ -33,6 +33,16 @@ struct pe_reloc_value {
 	uint64_t plt_stub; /* run-time address of a far-jump stub to the symbol, or 0 */
 };
 
+/* One instruction as text; the strings live as long as the call that shows it. */
+struct pe_insn {
+	uint64_t at;
+	size_t size; /* bytes */
+	const char *name, *operands;
+	bool branch;	    /* a relative jump or call */
+	bool has_reference; /* it names an address: of a branch, or relative to itself */
+	uint64_t refers;    /* that address */
+};
+
 enum pe_reloc_need {
 	PE_RELOC_DIRECT = 0,
 	PE_RELOC_NEEDS_GOT = 1,	   /* got_slot must hold S (or the TLS offset) */
@@ -97,6 +107,14 @@ struct pe_arch {
 	 */
 	struct pe_error *(*reloc_apply)(uint32_t type, const struct pe_reloc_value *value,
 					uint8_t *section, uint64_t offset, uint64_t section_size);
+	/*
+	 * Shows each instruction of @code, which stands at @at, to @line; ends at its first error.
+	 * UNSUPPORTED where the bytes are no instruction.
+	 */
+	struct pe_error *(*disassemble)(uint64_t at, const uint8_t *code, size_t size,
+					struct pe_error *(*line)(void *ctx,
+								 const struct pe_insn *insn),
+					void *ctx);
 };
 
 /* NULL for a processor that this build does not know. */
