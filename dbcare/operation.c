@@ -101,17 +101,13 @@ static struct pe_error *run_gates(struct dbc_session *session, const struct pe_p
 	return err ? err : dbc_gates_error(&ret->gates);
 }
 
-/* Names of the functions that the hits of a prediction are in: their tags are plan indices. */
+/* Names of the functions that the hits of a prediction are in. */
 static const char **hit_functions(const struct pe_plan *plan, const struct pe_stack_hits *hits)
 {
-	size_t count;
-	const struct pe_plan_function *functions = pe_plan_functions(plan, &count);
 	const char **names = calloc(hits->count + 1, sizeof(*names));
 
-	for (size_t i = 0; names && i < hits->count; i++) {
-		if (hits->items[i].tag < count)
-			names[i] = functions[hits->items[i].tag].name;
-	}
+	for (size_t i = 0; names && i < hits->count; i++)
+		names[i] = pe_plan_tag_name(plan, hits->items[i].tag);
 	return names;
 }
 
@@ -153,7 +149,8 @@ struct pe_error *dbc_check(struct dbc_session *session, const struct pe_patch *p
 			   const struct dbc_options *options, struct dbc_outcome *ret)
 {
 	*ret = (struct dbc_outcome){ 0 };
-	struct pe_error *err = pe_plan_create(session->target, patch, &ret->plan);
+	struct pe_error *err = pe_plan_create_replacing(session->target, patch, options->replace,
+							options->replace_count, &ret->plan);
 
 	if (err) {
 		ret->already = err->code == PE_ERR_NOTHING;
@@ -195,11 +192,17 @@ static json_t *record_fields(const struct dbc_session *session, const char *name
 static json_t *record_change(const struct dbc_outcome *outcome)
 {
 	const struct pe_switch_result *change = &outcome->change;
+	json_t *replaced = NULL; /* the field is there only when something was replaced */
 
-	return json_pack("{s:I, s:I, s:I, s:I, s:i}", "pause_us", (json_int_t)change->pause_us,
-			 "predicted_us", (json_int_t)change->predicted_us, "operation_us",
+	for (size_t i = 0; i < change->replaced_count; i++) {
+		replaced = replaced ? replaced : json_array();
+		json_array_append_new(replaced, json_string(change->replaced[i]));
+	}
+	return json_pack("{s:I, s:I, s:I, s:I, s:i, s:o*}", "pause_us",
+			 (json_int_t)change->pause_us, "predicted_us",
+			 (json_int_t)change->predicted_us, "operation_us",
 			 (json_int_t)change->operation_us, "threads", (json_int_t)change->threads,
-			 "attempts", (int)change->attempts);
+			 "attempts", (int)change->attempts, "replaced", replaced);
 }
 
 /* Writes the outcome; a record that fails now is a warning, since the switch has happened. */
@@ -302,7 +305,8 @@ struct pe_error *dbc_apply(struct dbc_session *session, const struct pe_patch *p
 	struct dbc_history *history;
 
 	*ret = (struct dbc_outcome){ 0 };
-	struct pe_error *err = pe_plan_create(session->target, patch, &ret->plan);
+	struct pe_error *err = pe_plan_create_replacing(session->target, patch, options->replace,
+							options->replace_count, &ret->plan);
 
 	if (err && err->code == PE_ERR_NOTHING) {
 		ret->already = true;

@@ -34,6 +34,9 @@ struct dbc_options {
 	bool no_gates;
 	uint64_t timeout_us;   /* how long to wait for a free moment; 0: the engine's own */
 	uint64_t max_pause_us; /* 0: no limit */
+	/* Applied patches that apply reverts in the same switch; alive as long as the outcome. */
+	const char *const *replace;
+	size_t replace_count;
 	void (*progress)(void *ctx, const char *text);
 	void *progress_ctx;
 };

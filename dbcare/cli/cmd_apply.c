@@ -53,13 +53,16 @@ int cmd_show(int argc, char **argv)
 
 /* ---- options of check and apply ---- */
 
+enum { MAX_REPLACE = 32 };
+
 struct change {
 	struct cli cli;
 	struct dbc_options options;
+	const char *replace[MAX_REPLACE];
 	bool dry_run;
 };
 
-enum { KEY_TIMEOUT = 0x200, KEY_NO_GATES, KEY_MAX_PAUSE, KEY_DRY_RUN };
+enum { KEY_TIMEOUT = 0x200, KEY_NO_GATES, KEY_MAX_PAUSE, KEY_DRY_RUN, KEY_REPLACE };
 
 static uint64_t parse_number(const char *text, double scale, struct argp_state *state)
 {
@@ -98,6 +101,12 @@ static error_t change_parse(int key, char *arg, struct argp_state *state)
 	case KEY_DRY_RUN:
 		change->dry_run = true;
 		return 0;
+	case KEY_REPLACE:
+		if (change->options.replace_count == MAX_REPLACE)
+			argp_error(state, "--replace at most %d times", MAX_REPLACE);
+		change->replace[change->options.replace_count++] = arg;
+		change->options.replace = change->replace;
+		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
 	}
@@ -124,14 +133,15 @@ static json_t *plan_json(const struct pe_plan *plan)
 
 	for (size_t i = 0; i < count; i++)
 		json_array_append_new(
-			list, json_pack("{s:s, s:I, s:I, s:I, s:b}", "name", functions[i].name,
-					"entry", (json_int_t)functions[i].entry, "size",
-					(json_int_t)functions[i].size, "new_size",
-					(json_int_t)functions[i].new_size, "patched_already",
-					functions[i].patched_already));
-	return json_pack("{s:o, s:I, s:b}", "functions", list, "memory_bytes",
+			list,
+			json_pack("{s:s, s:I, s:I, s:I, s:b, s:b}", "name", functions[i].name,
+				  "entry", (json_int_t)functions[i].entry, "size",
+				  (json_int_t)functions[i].size, "new_size",
+				  (json_int_t)functions[i].new_size, "patched_already",
+				  functions[i].patched_already, "replaced", functions[i].replaced));
+	return json_pack("{s:o, s:I, s:b, s:o}", "functions", list, "memory_bytes",
 			 (json_int_t)pe_plan_memory(plan), "needs_stacks",
-			 pe_plan_needs_stacks(plan));
+			 pe_plan_needs_stacks(plan), "replaces", pe_cli_json_replaced(plan));
 }
 
 static json_t *gates_json(const struct dbc_gate_report *report)
@@ -171,11 +181,10 @@ static void print_plan(const struct dbc_session *session, const struct pe_patch 
 		snprintf(old, sizeof(old), "%llu", (unsigned long long)functions[i].size);
 		snprintf(new, sizeof(new), "%llu", (unsigned long long)functions[i].new_size);
 		pe_table_row(table, (const char *const[]){ name, entry, old, new,
-							   functions[i].patched_already
-								   ? "another patch"
-								   : "shipped code" });
+							   pe_cli_entry_now(&functions[i]) });
 	}
 	pe_table_print_and_free(table);
+	pe_cli_print_replaced(plan);
 }
 
 static void print_gates(const struct dbc_gate_report *report)
@@ -277,13 +286,15 @@ static json_t *apply_json(const struct dbc_session *session, const struct pe_pat
 		return json_pack("{s:s, s:s, s:i}", "result", "already applied", "name",
 				 patch->name, "pid", (int)session->server.pid);
 	return json_pack(
-		"{s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:i, s:o, s:o, s:{s:b, s:I, s:I}, s:s*, "
+		"{s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:i, s:o, s:o, s:o, s:{s:b, s:I, s:I}, s:s*, "
 		"s:s*}",
 		"result", "applied", "name", patch->name, "pid", (int)session->server.pid,
 		"pause_us", (json_int_t)change->pause_us, "predicted_us",
 		(json_int_t)change->predicted_us, "operation_us", (json_int_t)change->operation_us,
 		"threads", (json_int_t)change->threads, "attempts", (int)change->attempts,
-		"functions", functions_json(outcome->plan), "gates",
+		"functions", functions_json(outcome->plan), "replaced",
+		pe_cli_json_strings((const char *const *)change->replaced, change->replaced_count),
+		"gates",
 		outcome->gates_skipped ? json_string("skipped") : gates_json(&outcome->gates),
 		"verification", "sql", check->asked, "select_us", (json_int_t)check->select_us,
 		"fresh_us", (json_int_t)check->fresh_us, "note", change->note, "warning",
@@ -328,6 +339,8 @@ static void print_apply(const struct dbc_session *session, const struct pe_patch
 	       patch->name, (int)session->server.pid, pe_format_us(change->pause_us, pause),
 	       pe_format_us(change->predicted_us, predicted), change->threads, change->attempts,
 	       change->attempts == 1 ? "" : "s", pe_format_us(change->operation_us, whole));
+	for (size_t i = 0; i < change->replaced_count; i++)
+		printf("replaced in the same switch: %s\n", change->replaced[i]);
 	print_verification(session, &outcome->verification);
 	if (change->note)
 		printf("note: %s\n", change->note);
@@ -397,6 +410,12 @@ static int run_change(struct change *change, bool check)
 			"recovery, ...); "                                                 \
 			"recorded in the history. What the engine checks for safety stays" \
 	}
+#define OPTION_REPLACE                                                                      \
+	{                                                                                   \
+		"replace", KEY_REPLACE, "NAME", 0,                                          \
+			"Revert the applied patch NAME in the same switch (can be "         \
+			"repeated). A lower level of the same patch is replaced without it" \
+	}
 #define OPTION_MAX_PAUSE                                            \
 	{                                                           \
 		"max-pause", KEY_MAX_PAUSE, "MILLISECONDS", 0,      \
@@ -409,7 +428,9 @@ static const struct argp_child change_children[] = { { &cli_login_argp },
 
 int cmd_check(int argc, char **argv)
 {
-	static const struct argp_option options[] = { OPTION_NO_GATES, OPTION_MAX_PAUSE, { 0 } };
+	static const struct argp_option options[] = {
+		OPTION_NO_GATES, OPTION_MAX_PAUSE, OPTION_REPLACE, { 0 }
+	};
 	static const struct argp argp = {
 		options, change_parse, "FILE [TARGET]",
 		"Tells whether a patch would apply now: the plan, the gates, the threads in the "
@@ -440,6 +461,7 @@ int cmd_apply(int argc, char **argv)
 		  "How long to wait for a moment when no thread is in the way (default 30)" },
 		OPTION_NO_GATES,
 		OPTION_MAX_PAUSE,
+		OPTION_REPLACE,
 		{ 0 }
 	};
 	static const struct argp argp = {
@@ -455,6 +477,7 @@ int cmd_apply(int argc, char **argv)
 		"  dbcarectl apply fix.cpatch\n"
 		"  dbcarectl apply fix.cpatch /run/mysqld/mysqld.sock --timeout=5\n"
 		"  dbcarectl apply fix.cpatch 4711 --max-pause=20 --json\n"
+		"  dbcarectl apply all-fixes.cpatch --replace=fix --replace=other-fix\n"
 		"\n"
 		"Exit status: 0 applied (or applied before), 1 error, 3 no such server, 4 not "
 		"now (a gate holds or a function is busy; both are named), 5 the patch is not for "

@@ -46,7 +46,7 @@ static struct pe_error *applied_init(const struct pe_target *target, const struc
 		.state = h->variable.state,
 		.level = h->level,
 		.independent = h->flags & LEDGER_INDEPENDENT,
-		.functions = calloc(h->function_count, sizeof(char *)),
+		.functions = calloc(h->own_count, sizeof(char *)),
 		.build_id = ledger->images[0].build_id,
 		.start = ledger->start,
 		.size = ledger->end - ledger->start,
@@ -58,7 +58,7 @@ static struct pe_error *applied_init(const struct pe_target *target, const struc
 	};
 	if (!ret->name || !ret->functions)
 		return pe_error_nomem();
-	ret->function_count = h->function_count;
+	ret->function_count = h->own_count;
 	for (size_t i = 0; i < ret->function_count; i++) {
 		ret->functions[i] = strdup(ledger->function_names[i]);
 		if (!ret->functions[i])

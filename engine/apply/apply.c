@@ -4,7 +4,7 @@
  *
  * Entries lead straight to the new functions where one write is the commit (a single function) or
  * where none is needed (independent functions). Otherwise they lead to stubs that obey the commit
- * word, which is written last.
+ * word, which is written last. What the patch replaces goes in the same switch (replace.c).
  */
 #include "internal.h"
 
@@ -23,19 +23,22 @@ static struct pe_error *write_forth(struct pe_target *target, void *ctx)
 	struct ledger *ledger = forth->ledger;
 	struct pe_error *err = NULL;
 
-	for (size_t i = 0; !err && i < ledger->header.function_count; i++)
+	for (size_t i = 0; !err && i < ledger_entries(ledger); i++)
 		err = pe_target_write(target, ledger->functions[i].patched,
 				      ledger->functions[i].jump, ledger->functions[i].size);
 	if (!err && (ledger->header.flags & LEDGER_SELECT))
 		err = ledger_write_commit(target, ledger, 1);
+	/* It is committed: what fails now is done by replace_finish. */
+	if (!err)
+		pe_error_free(replace_restore(target, ledger));
 	return err;
 }
 
-static const char *function_name(void *ctx, uint32_t tag)
+static const char *range_name(void *ctx, uint32_t tag)
 {
 	struct forth *forth = ctx;
 
-	return forth->plan->patch->functions[tag].name;
+	return pe_plan_tag_name(forth->plan, tag);
 }
 
 static struct pe_error *record(struct pe_target *target, struct ledger *ledger,
@@ -103,35 +106,68 @@ static void abandon(struct pe_target *target, struct ledger *ledger)
 	pe_recovery_deinit(&recovery);
 }
 
-static struct pe_error *switch_over(struct pe_target *target, const struct pe_plan *plan,
-				    struct ledger *ledger, const struct pe_apply_options *options,
-				    uint64_t deadline, struct pe_switch_result *result)
+static struct pe_error *tell_replaced(const struct pe_plan *plan, struct pe_switch_result *result)
 {
-	struct forth forth = { .plan = plan, .ledger = ledger };
-	const struct switch_job job = {
-		.ranges = plan->ranges,
-		.range_count = plan->range_count,
-		.match = plan->match,
-		.check = true,
-		.stacks = plan->stacks,
-		.commit = write_forth,
-		.ctx = &forth,
-		.range_name = function_name,
-	};
-	struct pe_error *err = stage_register_unwind(target, ledger, deadline);
+	result->replaced = calloc(plan->replaced_count + 1, sizeof(char *));
+	if (!result->replaced)
+		return pe_error_nomem();
+	for (size_t i = 0; i < plan->replaced_count; i++) {
+		const struct ledger *old = plan->replaced[i];
+		char **text = &result->replaced[result->replaced_count];
+
+		if (asprintf(text, "%s (level %u)", old->name, old->header.level) < 0)
+			return pe_error_nomem();
+		result->replaced_count++;
+	}
+	return NULL;
+}
+
+/*
+ * The memory of what was replaced. The stop of the switch has seen who needs it; if it cannot go
+ * now, the next operation tries again.
+ */
+static void release_replaced(struct pe_target *target, struct pe_plan *plan,
+			     const struct stop_view *view, struct pe_switch_result *result)
+{
+	for (size_t i = 0; i < plan->ledgers.count; i++) {
+		struct ledger *old = &plan->ledgers.items[i];
+		pe_auto_free char *kept = NULL;
+
+		if (!plan_replaces(plan, old))
+			continue;
+		struct pe_error *err = release(target, old, view, &kept);
+		if (err) {
+			kept = pe_error_text(err);
+			pe_error_free(err);
+		}
+		if (!kept)
+			continue;
+		result->memory_kept = true;
+		note_add(&result->note, "the memory of %s level %u (%lu bytes) stays for now: %s",
+			 old->name, old->header.level, (unsigned long)(old->end - old->start),
+			 kept);
+	}
+}
+
+static struct pe_error *after_switch(struct pe_target *target, struct pe_plan *plan,
+				     struct ledger *ledger, const struct pe_apply_options *options,
+				     uint64_t deadline, const struct stop_view *view,
+				     struct pe_switch_result *result)
+{
+	report(options, "switched");
+
+	struct pe_error *err = tell_replaced(plan, result);
 
 	if (!err)
-		err = ledger_write_state(target, ledger, PE_STATE_SWITCHING);
+		err = record(target, ledger, result);
 	if (!err)
-		err = switch_run(target, &job, options, deadline, result, NULL);
-	if (err) {
-		abandon(target, ledger);
-		return err;
-	}
-	report(options, "switched");
-	err = record(target, ledger, result);
+		err = replace_finish(target, ledger, &plan->ledgers, deadline);
 	if (!err)
 		err = settle(target, ledger, result);
+	if (!err && plan->replaced_count) {
+		report(options, "releasing what was replaced");
+		release_replaced(target, plan, view, result);
+	}
 	/* It is applied; what could not be written down will be by the next one. */
 	if (err && err->code != PE_ERR_DIED) {
 		pe_auto_free char *text = pe_error_text(err);
@@ -140,6 +176,39 @@ static struct pe_error *switch_over(struct pe_target *target, const struct pe_pl
 		pe_error_free(err);
 		err = NULL;
 	}
+	return err;
+}
+
+static struct pe_error *switch_over(struct pe_target *target, struct pe_plan *plan,
+				    struct ledger *ledger, const struct pe_apply_options *options,
+				    uint64_t deadline, struct pe_switch_result *result)
+{
+	struct forth forth = { .plan = plan, .ledger = ledger };
+	struct stop_view view = { 0 };
+	const struct switch_job job = {
+		.ranges = plan->ranges,
+		.range_count = plan->range_count,
+		.match = plan->match,
+		.check = true,
+		.stacks = plan->stacks,
+		.commit = write_forth,
+		.ctx = &forth,
+		.watch = plan->replaced,
+		.watch_count = plan->replaced_count,
+		.watch_checked = plan->dependent,
+		.range_name = range_name,
+	};
+	struct pe_error *err = stage_register_unwind(target, ledger, deadline);
+
+	if (!err)
+		err = ledger_write_state(target, ledger, PE_STATE_SWITCHING);
+	if (!err)
+		err = switch_run(target, &job, options, deadline, result, &view);
+	if (err)
+		abandon(target, ledger);
+	else
+		err = after_switch(target, plan, ledger, options, deadline, &view, result);
+	stop_view_deinit(&view);
 	return err;
 }
 
@@ -162,7 +231,7 @@ static struct pe_error *check_pause(struct pe_target *target, const struct pe_pl
 	return NULL;
 }
 
-static struct pe_error *apply_locked(struct pe_target *target, const struct pe_patch *patch,
+static struct pe_error *apply_locked(struct pe_target *target, const struct pe_plan *wanted,
 				     const struct pe_apply_options *options, uint64_t deadline,
 				     struct pe_switch_result *result)
 {
@@ -176,7 +245,8 @@ static struct pe_error *apply_locked(struct pe_target *target, const struct pe_p
 	pe_recovery_deinit(&recovery);
 	/* What the caller's plan knew may be old: only under the lock is it certain. */
 	if (!err)
-		err = pe_plan_create(target, patch, &plan);
+		err = pe_plan_create_replacing(target, wanted->patch, wanted->replace_names,
+					       wanted->replace_count, &plan);
 	if (!err)
 		err = check_pause(target, plan, options, result);
 	if (!err)
@@ -207,7 +277,7 @@ struct pe_error *pe_apply(struct pe_target *target, const struct pe_plan *plan,
 	struct pe_error *err = lock_take(target, &lock);
 
 	if (!err)
-		err = apply_locked(target, plan->patch, options, deadline, result);
+		err = apply_locked(target, plan, options, deadline, result);
 	lock_release(target, &lock);
 	result->operation_us = pe_now_us() - start;
 	/* Whatever failed, that the target is gone explains it. */

@@ -27,7 +27,7 @@ static inline uint64_t align_up(uint64_t value, uint64_t align)
 
 /* ---- ledger.c: the layout in the target's memory ---- */
 
-#define LEDGER_VERSION 1
+#define LEDGER_VERSION 2
 #define LEDGER_MAGIC 0x3152474445524143ULL   /* "CAREDGR1": complete */
 #define LEDGER_PARTIAL 0x3050474445524143ULL /* "CAREDGP0": being written, or its writer died */
 
@@ -51,6 +51,12 @@ struct ledger_variable {
 	uint32_t state;	  /* enum pe_state */
 	uint32_t unwind;  /* enum ledger_unwind */
 	uint32_t threads; /* that the switch stopped */
+	/*
+	 * 1 as long as the patches that this one replaces may still be needed: taking it back then
+	 * means going back to them. Cleared, after the commit, before they are released.
+	 */
+	uint32_t replacing;
+	uint32_t reserved;
 	int64_t applied_at;
 	uint64_t pause_us;
 };
@@ -67,14 +73,16 @@ struct ledger_header {
 	uint64_t start_time; /* of the process that was patched */
 	int32_t pid;
 	uint32_t level;
-	uint32_t flags; /* enum ledger_flags */
-	uint32_t function_count;
+	uint32_t flags;		 /* enum ledger_flags */
+	uint32_t function_count; /* those of the patch, then those that pass through */
+	uint32_t own_count;	 /* of the patch */
 	uint32_t range_count;
-	uint32_t image_count;
+	uint32_t image_count; /* those of the patch, then those that only pass-through needs */
+	uint32_t own_images;
 	uint32_t start_count;
-	uint32_t json_size; /* name, description, CVEs, function names */
+	uint32_t replaced_count; /* patches that this one replaced */
+	uint32_t json_size;	 /* name, description, CVEs, function names */
 	uint32_t machine;
-	uint32_t reserved;
 	uint64_t sequence;
 	uint64_t register_stub; /* 0: no unwind tables to register */
 	uint64_t deregister_stub;
@@ -84,15 +92,19 @@ struct ledger_header {
 	struct ledger_variable variable;
 };
 
-/* One replaced function. */
+/*
+ * One replaced function, or one that passes through: a replaced patch had it and this one has not,
+ * so its entry is switched with the others, to the code below, and is restored after the commit.
+ */
 struct ledger_function {
 	uint64_t entry;
-	uint64_t patched; /* where the bytes were overwritten: behind endbr64 */
-	uint64_t target;  /* where our jump leads */
-	uint32_t size;	  /* bytes overwritten */
-	uint32_t image;	  /* index */
-	uint8_t original[PE_JUMP_MAX];
+	uint64_t patched;	       /* where the bytes were overwritten: behind endbr64 */
+	uint64_t target;	       /* where our jump leads */
+	uint32_t size;		       /* bytes overwritten */
+	uint32_t image;		       /* index */
+	uint8_t original[PE_JUMP_MAX]; /* below this patch and those that it replaced */
 	uint8_t jump[PE_JUMP_MAX];
+	uint8_t previous[PE_JUMP_MAX]; /* before the switch: perhaps a replaced patch's jump */
 };
 
 /* A piece of the old code of a function. */
@@ -116,7 +128,9 @@ struct ledger {
 	struct ledger_function *functions;
 	struct ledger_range *ranges;
 	struct ledger_image *images;
-	uint64_t *starts; /* of all functions in its text: what a function pointer may hold */
+	bool *gone;	    /* per image: it was unloaded, its entries with it */
+	uint64_t *starts;   /* of all functions in its text: what a function pointer may hold */
+	uint64_t *replaced; /* sequences */
 	char *json;
 	char *name; /* from the ledger, or from the mapping when incomplete */
 	char **function_names;
@@ -137,6 +151,21 @@ void ledgers_deinit(struct ledgers *ledgers);
 struct ledger *ledgers_find(const struct ledgers *ledgers, const char *name);
 /* True when its jumps may stand at the entries. */
 bool ledger_is_live(const struct ledger *ledger);
+/* True when it has overwritten an entry of @below. */
+bool ledger_stands_on(const struct ledger *ledger, const struct ledger *below);
+/* How many of functions[] have entries that are this patch's business now: without those that pass
+ * through, once they have their own bytes again. */
+size_t ledger_entries(const struct ledger *ledger);
+/* False when the image with the entry of functions[@i] was unloaded. */
+bool ledger_entry_exists(const struct ledger *ledger, size_t i);
+/* What stands at the entry of functions[@i] when the patch is taken back. */
+const uint8_t *ledger_bytes_below(const struct ledger *ledger, size_t i);
+/* Do the new functions run now? By the commit word, or else by the entries. */
+struct pe_error *ledger_is_committed(const struct pe_target *target, const struct ledger *ledger,
+				     bool *ret) pe_must_check;
+/* How many of the entries hold our jump. */
+struct pe_error *ledger_count_ours(const struct pe_target *target, const struct ledger *ledger,
+				   size_t *ret) pe_must_check;
 uint64_t ledger_variable_address(const struct ledger *ledger, size_t offset);
 struct pe_error *ledger_write_state(struct pe_target *target, struct ledger *ledger,
 				    enum pe_state state) pe_must_check;
@@ -151,13 +180,21 @@ void ledger_checksum(const void *constant, size_t size, uint8_t out[PE_SHA256_SI
 
 /* ---- plan.c ---- */
 
+/* A function of the patch, or one that only a replaced patch has and that passes through. */
 struct plan_function {
-	const struct pe_patch_function *function;
+	const struct pe_patch_function *function; /* NULL: passes through */
+	const char *name;
+	uint32_t image; /* index in plan->ledger_images */
 	uint64_t bias;
 	uint64_t entry, patched;
+	uint64_t body_size;	       /* bytes from the entry on; of one that passes through */
+	size_t entry_size;	       /* bytes of displaced instructions */
 	uint8_t code[256];	       /* displaced instructions as they should be, unpatched */
-	uint8_t original[PE_JUMP_MAX]; /* what stands there now */
-	bool stacked;		       /* an applied patch's jump stands there */
+	uint8_t previous[PE_JUMP_MAX]; /* what stands there now */
+	uint8_t original[PE_JUMP_MAX]; /* the same without the patches that are replaced */
+	bool replaced;		       /* previous is a replaced patch's jump */
+	uint64_t leads;		       /* where that jump leads */
+	bool stacked;		       /* original is the jump of a patch that stays */
 	uint64_t below;		       /* where that jump leads */
 };
 
@@ -169,6 +206,7 @@ struct layout {
 	uint64_t *plt;	   /* offset of each symbol's far-jump stub, or 0 */
 	uint64_t *entries; /* offset of each function's entry stub, or 0 */
 	uint64_t *moved;   /* offset of each function's moved instructions, or 0 */
+	uint64_t *back;	   /* offset of each replaced function's stub for the way back, or 0 */
 	uint64_t ledger;
 	uint64_t ledger_size;	/* bytes */
 	uint64_t unwind_object; /* 64 bytes for libgcc; 0 when there is nothing to register */
@@ -183,14 +221,23 @@ struct pe_plan {
 	uint8_t patch_sha256[PE_SHA256_SIZE];
 	struct pe_loaded_images images;
 	const struct pe_loaded_image **targets; /* per target of the patch */
-	struct plan_function *functions;
+	struct ledger_image *ledger_images;	/* the same, then those of functions[] beyond */
+	size_t image_count;
+	struct plan_function *functions; /* those of the patch, then those that pass through */
+	size_t function_count;
 	struct pe_plan_function *shown;
 	struct ledgers ledgers;
+	const char *const *replace_names; /* the caller's wish; not owned */
+	size_t replace_count;
+	const struct ledger **replaced; /* in ledgers; what the patch takes the place of */
+	size_t replaced_count;
+	struct pe_plan_replaced *shown_replaced;
 	uint64_t sequence;
-	bool select; /* entries through stubs and the commit word */
-	bool stacks; /* check stacks, not only program counters */
+	bool dependent; /* all functions change at one moment, for every thread */
+	bool select;	/* entries through stubs and the commit word */
+	bool stacks;	/* check stacks, not only program counters */
 	enum pe_range_match match;
-	struct pe_range *ranges; /* what must be free; tag: function */
+	struct pe_range *ranges; /* what must be free; tag: see pe_plan_tag_name */
 	size_t range_count;
 	uint64_t *values; /* of symbols; of the resolver while ifunc[i] */
 	bool *ifunc;
@@ -202,6 +249,28 @@ struct pe_plan {
 
 /* Alive, and nobody traces it. */
 struct pe_error *check_approachable(const struct pe_target *target) pe_must_check;
+
+/* ---- replace.c ---- */
+
+/*
+ * Which applied patches the new one replaces: a lower level of the same name, and those that the
+ * caller named. NOTHING when the patch is applied already.
+ */
+struct pe_error *plan_find_replaced(struct pe_target *target, struct pe_plan *plan) pe_must_check;
+/* Appends the functions that only they have; makes ledger_images. */
+struct pe_error *plan_pass_through(struct pe_plan *plan) pe_must_check;
+/* original, leads and below of functions[], from previous. */
+void plan_peel(struct pe_plan *plan, struct plan_function *f);
+bool plan_replaces(const struct pe_plan *plan, const struct ledger *ledger);
+/* Entries that pass through get their bytes back; in a stop. */
+struct pe_error *replace_restore(struct pe_target *target,
+				 const struct ledger *ledger) pe_must_check;
+/*
+ * What is left to do once a patch that replaces others is committed, by whoever comes first: the
+ * entries that pass through are restored, the others are marked as reverted.
+ */
+struct pe_error *replace_finish(struct pe_target *target, struct ledger *ledger,
+				struct ledgers *ledgers, uint64_t deadline) pe_must_check;
 
 /* ---- verify.c ---- */
 
@@ -263,8 +332,8 @@ void ledger_deinit(struct ledger *ledger);
 
 /* What a stop saw besides what it was made for. */
 struct stop_view {
-	bool text_free; /* no thread runs in, or returns to, the patch's code */
-	bool data_free; /* no register holds an address of the mapping */
+	bool text_free; /* no thread runs in, or returns to, the watched patches' code */
+	bool data_free; /* no register holds an address of their mappings */
 	uint64_t *sps;	/* of all threads: where the live part of the stack begins */
 	size_t sp_count;
 };
@@ -280,8 +349,10 @@ struct switch_job {
 	/* The commit; a few writes. */
 	struct pe_error *(*commit)(struct pe_target *target, void *ctx);
 	void *ctx;
-	/* Fill the view for this mapping; may be NULL. With check, the ranges are its text. */
-	const struct ledger *watch;
+	/* Fill the view for these. */
+	const struct ledger *const *watch;
+	size_t watch_count;
+	bool watch_checked; /* the ranges contain their text, and stacks are checked */
 	const char *(*range_name)(void *ctx, uint32_t tag);
 };
 

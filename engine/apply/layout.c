@@ -19,6 +19,7 @@ void layout_deinit(struct layout *layout)
 	free(layout->plt);
 	free(layout->entries);
 	free(layout->moved);
+	free(layout->back);
 	*layout = (struct layout){ 0 };
 }
 
@@ -105,10 +106,14 @@ static void place_text(struct pe_plan *plan)
 	for (size_t i = 0; i < plan->patch->symbol_count; i++)
 		if (layout->plt[i])
 			layout->plt[i] = take(&at, stub, STUB_ALIGN);
-	for (size_t i = 0; plan->select && i < plan->patch->function_count; i++) {
+	for (size_t i = 0; plan->select && i < plan->function_count; i++) {
+		const struct plan_function *f = &plan->functions[i];
+
 		layout->entries[i] = take(&at, PE_STUB_MAX, STUB_ALIGN);
-		if (!plan->functions[i].stacked)
+		if (!f->stacked)
 			layout->moved[i] = take(&at, PE_STUB_MAX + PE_JUMP_MAX, STUB_ALIGN);
+		if (f->replaced && f->function)
+			layout->back[i] = take(&at, PE_STUB_MAX, STUB_ALIGN);
 	}
 	if (plan->register_function) {
 		layout->register_stub = take(&at, PE_STUB_MAX, STUB_ALIGN);
@@ -183,15 +188,18 @@ struct pe_error *layout_init(struct pe_plan *plan)
 	layout->sections = calloc(patch->section_count + 1, sizeof(uint64_t));
 	layout->got = calloc(patch->symbol_count + 1, sizeof(uint64_t));
 	layout->plt = calloc(patch->symbol_count + 1, sizeof(uint64_t));
-	layout->entries = calloc(patch->function_count + 1, sizeof(uint64_t));
-	layout->moved = calloc(patch->function_count + 1, sizeof(uint64_t));
-	if (!layout->sections || !layout->got || !layout->plt || !layout->entries || !layout->moved)
+	layout->entries = calloc(plan->function_count + 1, sizeof(uint64_t));
+	layout->moved = calloc(plan->function_count + 1, sizeof(uint64_t));
+	layout->back = calloc(plan->function_count + 1, sizeof(uint64_t));
+	if (!layout->sections || !layout->got || !layout->plt || !layout->entries ||
+	    !layout->moved || !layout->back)
 		return pe_error_nomem();
 	layout->ledger_size = sizeof(struct ledger_header) +
-			      patch->function_count * sizeof(struct ledger_function) +
+			      plan->function_count * sizeof(struct ledger_function) +
 			      count_ranges(patch) * sizeof(struct ledger_range) +
-			      patch->target_count * sizeof(struct ledger_image) +
-			      count_starts(patch) * sizeof(uint64_t) + strlen(plan->ledger_json);
+			      plan->image_count * sizeof(struct ledger_image) +
+			      (count_starts(patch) + plan->replaced_count) * sizeof(uint64_t) +
+			      strlen(plan->ledger_json);
 
 	struct pe_error *err = mark_symbols(plan);
 	if (err)
@@ -272,37 +280,65 @@ static struct pe_error *fill_slots(const struct build *b)
 	return NULL;
 }
 
-static uint64_t commit_word(const struct build *b)
-{
-	return b->base + b->plan->layout.ledger + offsetof(struct ledger_header, variable.commit);
-}
-
 /* Moved old instructions, then back behind them; or, when stacked, the earlier patch's code. */
-static struct pe_error *build_entry(const struct build *b, size_t i)
+static struct pe_error *build_below(const struct build *b, size_t i, uint64_t *ret)
 {
 	const struct plan_function *f = &b->plan->functions[i];
-	const struct layout *layout = &b->plan->layout;
 	const struct pe_arch *arch = b->plan->arch;
-	uint64_t old = f->below;
-	size_t size = 0;
-	struct pe_error *err;
+	uint8_t *out = b->bytes + b->plan->layout.moved[i];
+	size_t size;
 
-	if (!f->stacked) {
-		uint8_t *out = b->bytes + layout->moved[i];
+	*ret = f->below;
+	if (f->stacked)
+		return NULL;
+	*ret = b->base + b->plan->layout.moved[i];
+	struct pe_error *err =
+		arch->insns_move(f->patched, f->code, f->entry_size, *ret, out, &size);
 
-		old = b->base + layout->moved[i];
-		err = arch->insns_move(f->patched, f->code, f->function->entry_size, old, out,
-				       &size);
-		if (!err)
-			err = arch->jump_encode(old + size, f->patched + f->function->entry_size,
-						out + size);
-		if (err)
-			return pe_error_wrap(err, "cannot keep the old entry of %s",
-					     f->function->name);
+	if (!err)
+		err = arch->jump_encode(*ret + size, f->patched + f->entry_size, out + size);
+	return err ? pe_error_wrap(err, "cannot keep the old entry of %s", f->name) : NULL;
+}
+
+static struct pe_error *build_select(const struct build *b, uint64_t offset, size_t variable,
+				     uint64_t when_zero, uint64_t otherwise)
+{
+	uint64_t word = b->base + b->plan->layout.ledger +
+			offsetof(struct ledger_header, variable) + variable;
+	size_t size;
+
+	return b->plan->arch->select_stub(b->base + offset, word, when_zero, otherwise,
+					  b->bytes + offset, &size);
+}
+
+/*
+ *	entry ──► commit? ──1──► new function; below, when it passes through
+ *	             │0
+ *	             ├─ replaced? ──► replacing? ──1──► the replaced patch's function
+ *	             ▼                     │0
+ *	           below ◄─────────────────┘
+ */
+static struct pe_error *build_entry(const struct build *b, size_t i)
+{
+	const size_t commit = offsetof(struct ledger_variable, commit);
+	const size_t replacing = offsetof(struct ledger_variable, replacing);
+	const struct plan_function *f = &b->plan->functions[i];
+	const struct layout *layout = &b->plan->layout;
+	uint64_t below;
+	struct pe_error *err = build_below(b, i, &below);
+
+	if (err)
+		return err;
+	if (!f->function)
+		return build_select(b, layout->entries[i], commit, f->leads, below);
+	if (f->replaced) {
+		err = build_select(b, layout->back[i], replacing, below, f->leads);
+		below = b->base + layout->back[i];
 	}
-	return arch->select_stub(b->base + layout->entries[i], commit_word(b), old,
-				 symbol_address(b, f->function->symbol),
-				 b->bytes + layout->entries[i], &size);
+	if (!err)
+		err = build_select(b, layout->entries[i], commit, below,
+				   symbol_address(b, f->function->symbol));
+	return err;
 }
 
 static struct pe_error *build_unwind_stubs(const struct build *b)
@@ -345,10 +381,13 @@ static void fill_header(const struct build *b, struct ledger_header *h)
 		.level = patch->level,
 		.flags = (patch->independent ? LEDGER_INDEPENDENT : 0U) |
 			 (plan->select ? LEDGER_SELECT : 0U),
-		.function_count = (uint32_t)patch->function_count,
+		.function_count = (uint32_t)plan->function_count,
+		.own_count = (uint32_t)patch->function_count,
 		.range_count = (uint32_t)count_ranges(patch),
-		.image_count = (uint32_t)patch->target_count,
+		.image_count = (uint32_t)plan->image_count,
+		.own_images = (uint32_t)patch->target_count,
 		.start_count = (uint32_t)count_starts(patch),
+		.replaced_count = (uint32_t)plan->replaced_count,
 		.json_size = (uint32_t)strlen(plan->ledger_json),
 		.machine = plan->arch->machine,
 		.sequence = plan->sequence,
@@ -357,7 +396,7 @@ static void fill_header(const struct build *b, struct ledger_header *h)
 		.unwind_tables = b->base + layout->unwind_tables,
 		.unwind_size = layout->unwind_size,
 		.unwind_object = layout->unwind_object ? b->base + layout->unwind_object : 0,
-		.variable.state = PE_STATE_STAGED,
+		.variable = { .state = PE_STATE_STAGED, .replacing = plan->replaced_count > 0 },
 	};
 	memcpy(h->patch_sha256, plan->patch_sha256, sizeof(h->patch_sha256));
 }
@@ -372,9 +411,10 @@ static struct pe_error *fill_function(const struct build *b, size_t i, struct le
 		.target = b->plan->select ? b->base + b->plan->layout.entries[i]
 					  : symbol_address(b, f->function->symbol),
 		.size = (uint32_t)b->plan->arch->jump_size,
-		.image = f->function->target,
+		.image = f->image,
 	};
 	memcpy(out->original, f->original, out->size);
+	memcpy(out->previous, f->previous, out->size);
 	return b->plan->arch->jump_encode(f->patched, out->target, out->jump);
 }
 
@@ -384,14 +424,15 @@ static struct pe_error *build_ledger(const struct build *b)
 	uint8_t *start = b->bytes + b->plan->layout.ledger;
 	struct ledger_header *h = (struct ledger_header *)start;
 	struct ledger_function *function = (struct ledger_function *)(h + 1);
-	struct ledger_range *range = (struct ledger_range *)(function + patch->function_count);
+	struct ledger_range *range = (struct ledger_range *)(function + b->plan->function_count);
+	struct pe_error *err = NULL;
 
 	fill_header(b, h);
+	for (size_t i = 0; !err && i < b->plan->function_count; i++)
+		err = fill_function(b, i, &function[i]);
+	if (err)
+		return err;
 	for (size_t i = 0; i < patch->function_count; i++) {
-		struct pe_error *err = fill_function(b, i, &function[i]);
-
-		if (err)
-			return err;
 		for (size_t r = 0; r < patch->functions[i].range_count; r++) {
 			const struct pe_patch_range *old = &patch->functions[i].ranges[r];
 
@@ -404,17 +445,15 @@ static struct pe_error *build_ledger(const struct build *b)
 
 	struct ledger_image *image = (struct ledger_image *)range;
 
-	for (size_t i = 0; i < patch->target_count; i++, image++) {
-		image->start = b->plan->targets[i]->start;
-		image->end = b->plan->targets[i]->end;
-		image->build_id = b->plan->targets[i]->build_id;
-	}
+	memcpy(image, b->plan->ledger_images, b->plan->image_count * sizeof(*image));
 
-	uint64_t *starts = (uint64_t *)image;
+	uint64_t *starts = (uint64_t *)(image + b->plan->image_count);
 
 	for (uint32_t i = 0; i < patch->symbol_count; i++)
 		if (is_new_function(patch, &patch->symbols[i]))
 			*starts++ = symbol_address(b, i);
+	for (size_t i = 0; i < b->plan->replaced_count; i++)
+		*starts++ = b->plan->replaced[i]->header.sequence;
 	memcpy(starts, b->plan->ledger_json, h->json_size);
 	ledger_checksum(start, h->constant_size, h->checksum);
 	return NULL;
@@ -431,7 +470,7 @@ struct pe_error *layout_build(struct pe_target *target, const struct pe_plan *pl
 		err = relocate_section(&b, i);
 	if (!err)
 		err = fill_slots(&b);
-	for (size_t i = 0; !err && plan->select && i < plan->patch->function_count; i++)
+	for (size_t i = 0; !err && plan->select && i < plan->function_count; i++)
 		err = build_entry(&b, i);
 	if (!err)
 		err = build_unwind_stubs(&b);

@@ -21,6 +21,7 @@ enum {
 	MAX_RANGES = 16384,
 	MAX_IMAGES = 16,
 	MAX_STARTS = 65536,
+	MAX_REPLACED = 64,
 	MAX_JSON = 1 << 20
 };
 
@@ -63,7 +64,9 @@ void ledger_deinit(struct ledger *ledger)
 	free(ledger->functions);
 	free(ledger->ranges);
 	free(ledger->images);
+	free(ledger->gone);
 	free(ledger->starts);
+	free(ledger->replaced);
 	free(ledger->json);
 	free(ledger->name);
 	*ledger = (struct ledger){ 0 };
@@ -81,6 +84,69 @@ bool ledger_is_live(const struct ledger *ledger)
 {
 	return ledger->complete && ledger->header.variable.state >= PE_STATE_SWITCHING &&
 	       ledger->header.variable.state <= PE_STATE_REVERTING;
+}
+
+size_t ledger_entries(const struct ledger *ledger)
+{
+	return ledger->header.variable.replacing ? ledger->header.function_count
+						 : ledger->header.own_count;
+}
+
+bool ledger_stands_on(const struct ledger *ledger, const struct ledger *below)
+{
+	if (!ledger_is_live(ledger) || ledger->header.sequence <= below->header.sequence)
+		return false;
+	for (size_t a = 0; a < ledger_entries(ledger); a++)
+		for (size_t b = 0; b < ledger_entries(below); b++)
+			if (ledger->functions[a].patched == below->functions[b].patched)
+				return true;
+	return false;
+}
+
+bool ledger_entry_exists(const struct ledger *ledger, size_t i)
+{
+	return !ledger->gone[ledger->functions[i].image];
+}
+
+const uint8_t *ledger_bytes_below(const struct ledger *ledger, size_t i)
+{
+	return ledger->header.variable.replacing ? ledger->functions[i].previous
+						 : ledger->functions[i].original;
+}
+
+struct pe_error *ledger_count_ours(const struct pe_target *target, const struct ledger *ledger,
+				   size_t *ret)
+{
+	*ret = 0;
+	for (size_t i = 0; i < ledger_entries(ledger); i++) {
+		const struct ledger_function *f = &ledger->functions[i];
+		uint8_t bytes[PE_JUMP_MAX];
+
+		if (!ledger_entry_exists(ledger, i))
+			continue;
+		struct pe_error *err = pe_target_read(target, f->patched, bytes, f->size);
+		if (err)
+			return err;
+		*ret += !memcmp(bytes, f->jump, f->size);
+	}
+	return NULL;
+}
+
+struct pe_error *ledger_is_committed(const struct pe_target *target, const struct ledger *ledger,
+				     bool *ret)
+{
+	size_t ours, there = 0;
+
+	if (ledger->header.flags & LEDGER_SELECT) {
+		*ret = ledger->header.variable.commit;
+		return NULL;
+	}
+	struct pe_error *err = ledger_count_ours(target, ledger, &ours);
+
+	for (size_t i = 0; !err && i < ledger_entries(ledger); i++)
+		there += ledger_entry_exists(ledger, i);
+	*ret = !err && ours == there;
+	return err;
 }
 
 struct ledger *ledgers_find(const struct ledgers *ledgers, const char *name)
@@ -127,14 +193,18 @@ static const char *check_header(const struct ledger *ledger)
 
 	if (h->version != LEDGER_VERSION)
 		return "unknown version";
-	if (!h->function_count || h->function_count > MAX_FUNCTIONS ||
-	    h->range_count > MAX_RANGES || h->range_count < h->function_count || !h->image_count ||
-	    h->image_count > MAX_IMAGES || h->start_count > MAX_STARTS || h->json_size > MAX_JSON)
+	if (!h->own_count || h->function_count < h->own_count ||
+	    h->function_count > MAX_FUNCTIONS || h->range_count > MAX_RANGES ||
+	    h->range_count < h->own_count || !h->own_images || h->image_count < h->own_images ||
+	    h->image_count > MAX_IMAGES || h->start_count > MAX_STARTS ||
+	    h->replaced_count > MAX_REPLACED || h->json_size > MAX_JSON ||
+	    (h->function_count > h->own_count && !h->replaced_count))
 		return "bad counts";
 	sum += h->function_count * sizeof(struct ledger_function);
 	sum += h->range_count * sizeof(struct ledger_range);
 	sum += h->image_count * sizeof(struct ledger_image);
 	sum += h->start_count * sizeof(uint64_t);
+	sum += h->replaced_count * sizeof(uint64_t);
 	sum += h->json_size;
 	if (sum != h->constant_size || sum > h->data_size)
 		return "sizes do not add up";
@@ -149,7 +219,8 @@ static const char *check_header(const struct ledger *ledger)
 	     h->deregister_stub - h->base >= h->text_size))
 		return "stub outside its text";
 	if (v->state < PE_STATE_STAGED || v->state > PE_STATE_REVERTED || v->commit > 1 ||
-	    v->unwind > UNWIND_DEREGISTERED)
+	    v->unwind > UNWIND_DEREGISTERED || v->replacing > 1 ||
+	    (v->replacing && !h->replaced_count))
 		return "impossible state";
 	return NULL;
 }
@@ -163,22 +234,32 @@ static bool mapped_code(const struct pe_maps *maps, uint64_t start, uint64_t siz
 }
 
 /*
- * A library that was unloaded took its patched code along: what is left is memory to be released.
+ * A library that was unloaded took its patched code along: when no entry is left, what is left is
+ * memory to be released.
  */
-static bool images_are_loaded(const struct ledger *ledger, const struct pe_loaded_images *images)
+static struct pe_error *find_gone(struct ledger *ledger, const struct pe_loaded_images *images)
 {
+	ledger->gone = calloc(ledger->header.image_count, sizeof(*ledger->gone));
+	if (!ledger->gone)
+		return pe_error_nomem();
 	for (size_t i = 0; i < ledger->header.image_count; i++) {
 		const struct pe_loaded_image *loaded =
 			pe_loaded_images_find(images, &ledger->images[i].build_id);
 
-		if (!loaded || loaded->start != ledger->images[i].start)
-			return false;
+		ledger->gone[i] = !loaded || loaded->start != ledger->images[i].start;
 	}
-	return true;
+	return NULL;
 }
 
-static const char *check_tables(const struct ledger *ledger, const struct pe_maps *maps,
-				bool code_is_there)
+static bool any_entry_exists(const struct ledger *ledger)
+{
+	for (size_t i = 0; i < ledger_entries(ledger); i++)
+		if (ledger_entry_exists(ledger, i))
+			return true;
+	return false;
+}
+
+static const char *check_tables(const struct ledger *ledger, const struct pe_maps *maps)
 {
 	const struct ledger_header *h = &ledger->header;
 	const struct pe_arch *arch = pe_arch_find((uint16_t)h->machine);
@@ -199,14 +280,14 @@ static const char *check_tables(const struct ledger *ledger, const struct pe_map
 			return "bad function";
 		const struct ledger_image *image = &ledger->images[f->image];
 		if (f->patched < image->start || f->patched + f->size > image->end ||
-		    (code_is_there && !mapped_code(maps, f->patched, f->size)))
+		    (ledger_entry_exists(ledger, i) && !mapped_code(maps, f->patched, f->size)))
 			return "a function outside the code of its image";
 		if (!arch->jump_decode(f->patched, f->jump, f->size, &to) || to != f->target ||
 		    to - h->base >= h->text_size)
 			return "a jump that leads elsewhere";
 	}
 	for (size_t i = 0; i < h->range_count; i++)
-		if (ledger->ranges[i].function >= h->function_count ||
+		if (ledger->ranges[i].function >= h->own_count ||
 		    ledger->ranges[i].end < ledger->ranges[i].start)
 			return "bad range";
 	return NULL;
@@ -216,7 +297,7 @@ static const char *parse_json(struct ledger *ledger)
 {
 	json_t *root = json_loads(ledger->json, JSON_REJECT_DUPLICATES, NULL);
 	const char *name = json_string_value(json_object_get(root, "name"));
-	json_t *functions = json_object_get(root, "functions");
+	json_t *functions = json_object_get(root, "functions"); /* with those that pass through */
 	const char *wrong = NULL;
 
 	if (!name || json_array_size(functions) != ledger->header.function_count) {
@@ -277,19 +358,21 @@ static struct pe_error *ledger_parse(const struct pe_target *target, const struc
 	ledger->ranges = copy_table(&at, h->range_count * sizeof(*ledger->ranges));
 	ledger->images = copy_table(&at, h->image_count * sizeof(*ledger->images));
 	ledger->starts = copy_table(&at, h->start_count * sizeof(*ledger->starts));
+	ledger->replaced = copy_table(&at, h->replaced_count * sizeof(*ledger->replaced));
 	ledger->json = copy_table(&at, h->json_size);
 	if (!ledger->functions || !ledger->ranges || !ledger->images || !ledger->starts ||
-	    !ledger->json)
+	    !ledger->replaced || !ledger->json)
 		return pe_error_nomem();
 	for (size_t i = 0; i < h->image_count; i++)
 		if (ledger->images[i].build_id.size > PE_BUILD_ID_MAX)
 			return damaged(ledger, "bad build-id");
 
-	bool code_is_there = images_are_loaded(ledger, images);
-
-	if (!code_is_there)
+	err = find_gone(ledger, images);
+	if (err)
+		return err;
+	wrong = check_tables(ledger, maps);
+	if (!wrong && !any_entry_exists(ledger))
 		h->variable.state = PE_STATE_REVERTED;
-	wrong = check_tables(ledger, maps, code_is_there);
 	if (!wrong)
 		wrong = parse_json(ledger);
 	if (wrong)
@@ -394,6 +477,27 @@ static struct pe_error *ledgers_add(const struct pe_target *target, const struct
 	return ledger_parse(target, maps, images, slot);
 }
 
+/* Somebody died between committing a patch and marking those that it replaced as reverted. */
+static struct pe_error *note_replaced(const struct pe_target *target, struct ledgers *ledgers)
+{
+	struct pe_error *err = NULL;
+
+	for (size_t i = 0; !err && i < ledgers->count; i++) {
+		const struct ledger *ledger = &ledgers->items[i];
+		bool committed = false;
+
+		if (!ledger_is_live(ledger) || !ledger->header.variable.replacing)
+			continue;
+		err = ledger_is_committed(target, ledger, &committed);
+		for (size_t l = 0; committed && l < i; l++)
+			for (size_t r = 0; r < ledger->header.replaced_count; r++)
+				if (ledgers->items[l].complete &&
+				    ledgers->items[l].header.sequence == ledger->replaced[r])
+					ledgers->items[l].header.variable.state = PE_STATE_REVERTED;
+	}
+	return err;
+}
+
 struct pe_error *ledgers_read(const struct pe_target *target, struct ledgers *ret)
 {
 	struct pe_maps maps = { 0 };
@@ -417,11 +521,11 @@ struct pe_error *ledgers_read(const struct pe_target *target, struct ledgers *re
 	}
 	pe_loaded_images_deinit(&images);
 	pe_maps_deinit(&maps);
-	if (err) {
-		ledgers_deinit(ret);
-		return err;
-	}
 	if (ret->count)
 		qsort(ret->items, ret->count, sizeof(*ret->items), by_sequence);
-	return NULL;
+	if (!err)
+		err = note_replaced(target, ret);
+	if (err)
+		ledgers_deinit(ret);
+	return err;
 }

@@ -24,8 +24,13 @@ void pe_plan_free(struct pe_plan *plan)
 	ledgers_deinit(&plan->ledgers);
 	layout_deinit(&plan->layout);
 	free(plan->targets);
+	free(plan->ledger_images);
 	free(plan->functions);
 	free(plan->shown);
+	free(plan->replaced);
+	for (size_t i = 0; plan->shown_replaced && i < plan->replaced_count; i++)
+		free(plan->shown_replaced[i].dropped);
+	free(plan->shown_replaced);
 	free(plan->ranges);
 	free(plan->values);
 	free(plan->ifunc);
@@ -47,6 +52,24 @@ const struct pe_patch *pe_plan_patch(const struct pe_plan *plan)
 uint64_t pe_plan_memory(const struct pe_plan *plan)
 {
 	return layout_size(&plan->layout);
+}
+
+const struct pe_plan_replaced *pe_plan_replaced(const struct pe_plan *plan, size_t *count)
+{
+	*count = plan->replaced_count;
+	return plan->shown_replaced;
+}
+
+const char *pe_plan_tag_name(const struct pe_plan *plan, uint32_t tag)
+{
+	if (tag < plan->function_count)
+		return plan->functions[tag].name;
+	tag -= (uint32_t)plan->function_count;
+	if (tag >= plan->replaced_count)
+		return "a replaced function";
+	/* The whole text of a patch is one range; with one function its name says more. */
+	return plan->replaced[tag]->header.own_count == 1 ? plan->replaced[tag]->function_names[0]
+							  : plan->replaced[tag]->name;
 }
 
 bool pe_plan_needs_stacks(const struct pe_plan *plan)
@@ -142,19 +165,7 @@ static struct pe_error *check_applied(struct pe_target *target, struct pe_plan *
 		if (plan->ledgers.items[i].header.sequence > plan->sequence)
 			plan->sequence = plan->ledgers.items[i].header.sequence;
 	plan->sequence++;
-
-	const struct ledger *same = ledgers_find(&plan->ledgers, plan->patch->name);
-
-	if (!same || (same->header.variable.state != PE_STATE_APPLIED &&
-		      same->header.variable.state != PE_STATE_SETTLING))
-		return NULL;
-	if (!memcmp(same->header.patch_sha256, plan->patch_sha256, sizeof(plan->patch_sha256)))
-		return pe_error_new(PE_ERR_NOTHING, "patch %s is already applied to process %d",
-				    same->name, pe_target_pid(target));
-	return pe_error_new(PE_ERR_UNSUPPORTED,
-			    "another patch with the name %s (level %u) is applied to process %d: "
-			    "revert it first",
-			    same->name, same->header.level, pe_target_pid(target));
+	return plan_find_replaced(target, plan);
 }
 
 /* ---- functions and ranges ---- */
@@ -167,11 +178,15 @@ static struct pe_error *find_functions(struct pe_plan *plan)
 	plan->shown = calloc(patch->function_count, sizeof(*plan->shown));
 	if (!plan->functions || !plan->shown)
 		return pe_error_nomem();
+	plan->function_count = patch->function_count;
 	for (size_t i = 0; i < patch->function_count; i++) {
 		const struct pe_patch_function *function = &patch->functions[i];
 		struct plan_function *f = &plan->functions[i];
 
 		f->function = function;
+		f->name = function->name;
+		f->image = function->target;
+		f->entry_size = function->entry_size;
 		f->bias = plan->targets[function->target]->bias;
 		f->entry = f->bias + function->ranges[0].vaddr;
 		f->patched = f->entry + function->entry_skip;
@@ -195,6 +210,7 @@ static void show_functions(struct pe_plan *plan)
 			.entry = plan->functions[i].entry,
 			.new_size = plan->patch->symbols[function->symbol].size,
 			.patched_already = plan->functions[i].stacked,
+			.replaced = plan->functions[i].replaced,
 		};
 		for (size_t r = 0; r < function->range_count; r++)
 			shown->size += function->ranges[r].size;
@@ -220,8 +236,9 @@ static struct pe_error *add_older_patches(struct pe_plan *plan, size_t i)
 	for (size_t l = 0; l < plan->ledgers.count; l++) {
 		const struct ledger *ledger = &plan->ledgers.items[l];
 
-		for (size_t f = 0; ledger->complete && f < ledger->header.function_count; f++) {
-			if (ledger->functions[f].entry != plan->functions[i].entry)
+		for (size_t f = 0; ledger->complete && f < ledger->header.own_count; f++) {
+			if (ledger->functions[f].entry != plan->functions[i].entry ||
+			    plan_replaces(plan, ledger))
 				continue;
 			struct pe_error *err = add_range(
 				plan, ledger->start, ledger->start + ledger->header.text_size, i);
@@ -232,20 +249,48 @@ static struct pe_error *add_older_patches(struct pe_plan *plan, size_t i)
 	return NULL;
 }
 
+/*
+ * What a replaced patch's functions rely on may be in any of them, so a switch that is not
+ * independent waits until its code is left; what is patched for the first time, until the shipped
+ * code is.
+ */
+static struct pe_error *add_replaced(struct pe_plan *plan)
+{
+	struct pe_error *err = NULL;
+
+	for (size_t r = 0; !err && r < plan->replaced_count; r++)
+		err = add_range(plan, plan->replaced[r]->start,
+				plan->replaced[r]->start + plan->replaced[r]->header.text_size,
+				plan->function_count + r);
+	return err;
+}
+
+static void choose_switch(struct pe_plan *plan)
+{
+	plan->dependent = !plan->patch->independent;
+	for (size_t r = 0; r < plan->replaced_count; r++)
+		plan->dependent |= !(plan->replaced[r]->header.flags & LEDGER_INDEPENDENT);
+	/* Entries of two patches at once would be a state that no ledger tells. */
+	plan->select = (plan->dependent || plan->replaced_count) && plan->function_count > 1;
+	plan->stacks = plan->dependent;
+	plan->match = plan->dependent ? PE_MATCH_BODY : PE_MATCH_INTERIOR;
+}
+
 static struct pe_error *collect_ranges(struct pe_plan *plan)
 {
 	const struct pe_patch *patch = plan->patch;
-	struct pe_error *err = NULL;
 
-	plan->select = !patch->independent && patch->function_count > 1;
-	plan->stacks = !patch->independent;
-	plan->match = patch->independent ? PE_MATCH_INTERIOR : PE_MATCH_BODY;
+	choose_switch(plan);
+
+	struct pe_error *err = plan->dependent ? add_replaced(plan) : NULL;
+
 	for (size_t i = 0; !err && i < patch->function_count; i++) {
 		const struct pe_patch_function *function = &patch->functions[i];
 		const struct plan_function *f = &plan->functions[i];
 
-		if (patch->independent) {
-			plan->stacks |= function->displaced_call;
+		if (!plan->dependent) {
+			/* Nothing returns into bytes where a jump stands already. */
+			plan->stacks |= function->displaced_call && !f->stacked && !f->replaced;
 			err = add_range(plan, f->patched, f->patched + function->entry_size, i);
 			continue;
 		}
@@ -287,8 +332,8 @@ static struct pe_error *make_ledger_json(struct pe_plan *plan)
 		length--;
 	if (length)
 		json_object_set_new(root, "description", json_stringn(description, length));
-	for (size_t i = 0; i < patch->function_count; i++)
-		json_array_append_new(functions, json_string(patch->functions[i].name));
+	for (size_t i = 0; i < plan->function_count; i++)
+		json_array_append_new(functions, json_string(plan->functions[i].name));
 	plan->ledger_json = root ? json_dumps(root, JSON_COMPACT) : NULL;
 	json_decref(root);
 	return plan->ledger_json ? NULL : pe_error_nomem();
@@ -325,6 +370,8 @@ static struct pe_error *plan_fill(struct pe_target *target, struct pe_plan *plan
 		err = check_applied(target, plan);
 	if (!err)
 		err = find_functions(plan);
+	if (!err)
+		err = plan_pass_through(plan);
 	for (size_t i = 0; !err && i < sizeof(steps) / sizeof(*steps); i++)
 		err = steps[i](target, plan);
 	if (!err)
@@ -354,6 +401,13 @@ struct pe_error *check_approachable(const struct pe_target *target)
 struct pe_error *pe_plan_create(struct pe_target *target, const struct pe_patch *patch,
 				struct pe_plan **ret)
 {
+	return pe_plan_create_replacing(target, patch, NULL, 0, ret);
+}
+
+struct pe_error *pe_plan_create_replacing(struct pe_target *target, const struct pe_patch *patch,
+					  const char *const *names, size_t count,
+					  struct pe_plan **ret)
+{
 	struct pe_error *err = check_approachable(target);
 
 	if (err)
@@ -364,6 +418,8 @@ struct pe_error *pe_plan_create(struct pe_target *target, const struct pe_patch 
 	if (!plan)
 		return pe_error_nomem();
 	plan->patch = patch;
+	plan->replace_names = names;
+	plan->replace_count = count;
 	err = plan_fill(target, plan);
 	if (err) {
 		pe_plan_free(plan);

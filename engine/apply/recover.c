@@ -4,11 +4,14 @@
  *
  *	memfd without mapping, mapping without complete ledger   → removed
  *	STAGED                                                   → removed
- *	SWITCHING, committed (word 1; or all direct entries ours) → finished: SETTLING
- *	SWITCHING, else                                          → undone: entries restored; if
- *	                                                           there are none, removed
- *	SETTLING                                                 → APPLIED when nobody is in old
- *code REVERTING, committed (word 0; or any direct entry back)   → finished: entries restored
+ *	SWITCHING, committed (word 1; or all direct entries ours) → finished: SETTLING; what it
+ *	                                                           replaced becomes REVERTED
+ *	SWITCHING, else                                          → undone: entries restored (to
+ *	                                                           what it would have replaced);
+ *	                                                           if there are none, removed
+ *	SETTLING                                                 → APPLIED when nobody is in
+ *	                                                           old code
+ *	REVERTING, committed (word 0; or any direct entry back)  → finished: entries restored
  *	REVERTING, else                                          → undone: APPLIED
  *	REVERTED                                                 → memory released when unused
  *
@@ -90,39 +93,6 @@ static struct pe_error *recover_fds(struct pe_target *target, uint64_t deadline,
 
 /* ---- ledgers ---- */
 
-/* How many of the entries hold our jump. */
-static struct pe_error *count_ours(struct pe_target *target, const struct ledger *ledger,
-				   size_t *ret)
-{
-	*ret = 0;
-	for (size_t i = 0; i < ledger->header.function_count; i++) {
-		uint8_t bytes[PE_JUMP_MAX];
-		struct pe_error *err = pe_target_read(target, ledger->functions[i].patched, bytes,
-						      ledger->functions[i].size);
-
-		if (err)
-			return err;
-		*ret += !memcmp(bytes, ledger->functions[i].jump, ledger->functions[i].size);
-	}
-	return NULL;
-}
-
-/* Do the new functions run now? */
-static struct pe_error *is_committed(struct pe_target *target, const struct ledger *ledger,
-				     bool *ret)
-{
-	size_t ours;
-
-	if (ledger->header.flags & LEDGER_SELECT) {
-		*ret = ledger->header.variable.commit;
-		return NULL;
-	}
-	struct pe_error *err = count_ours(target, ledger, &ours);
-
-	*ret = ours == ledger->header.function_count;
-	return err;
-}
-
 static struct pe_error *try_release(struct pe_target *target, struct ledger *ledger,
 				    const struct stop_view *view, struct pe_recovery *ret)
 {
@@ -151,14 +121,17 @@ static struct pe_error *take_back(struct pe_target *target, struct ledger *ledge
 }
 
 static struct pe_error *recover_switching(struct pe_target *target, struct ledger *ledger,
-					  uint64_t deadline, struct pe_recovery *ret)
+					  struct ledgers *ledgers, uint64_t deadline,
+					  struct pe_recovery *ret)
 {
 	bool committed;
 	size_t ours = 0;
-	struct pe_error *err = is_committed(target, ledger, &committed);
+	struct pe_error *err = ledger_is_committed(target, ledger, &committed);
 
 	if (!err)
-		err = count_ours(target, ledger, &ours);
+		err = ledger_count_ours(target, ledger, &ours);
+	if (!err && committed)
+		err = replace_finish(target, ledger, ledgers, deadline);
 	if (err)
 		return err;
 	if (committed) {
@@ -177,7 +150,7 @@ static struct pe_error *recover_reverting(struct pe_target *target, struct ledge
 					  uint64_t deadline, struct pe_recovery *ret)
 {
 	bool committed;
-	struct pe_error *err = is_committed(target, ledger, &committed);
+	struct pe_error *err = ledger_is_committed(target, ledger, &committed);
 
 	if (err)
 		return err;
@@ -203,7 +176,8 @@ static struct pe_error *recover_settling(struct pe_target *target, struct ledger
 }
 
 static struct pe_error *recover_one(struct pe_target *target, struct ledger *ledger,
-				    uint64_t deadline, struct pe_recovery *ret)
+				    struct ledgers *ledgers, uint64_t deadline,
+				    struct pe_recovery *ret)
 {
 	struct pe_error *err;
 
@@ -217,7 +191,7 @@ static struct pe_error *recover_one(struct pe_target *target, struct ledger *led
 	}
 	switch (ledger->header.variable.state) {
 	case PE_STATE_SWITCHING:
-		err = recover_switching(target, ledger, deadline, ret);
+		err = recover_switching(target, ledger, ledgers, deadline, ret);
 		break;
 	case PE_STATE_REVERTING:
 		err = recover_reverting(target, ledger, deadline, ret);
@@ -245,7 +219,7 @@ struct pe_error *recover_locked(struct pe_target *target, uint64_t deadline,
 		err = ledgers_read(target, &ledgers);
 	/* The latest first: an earlier one's bytes are below. */
 	for (size_t i = ledgers.count; !err && i-- > 0;) {
-		err = recover_one(target, &ledgers.items[i], deadline, ret);
+		err = recover_one(target, &ledgers.items[i], &ledgers, deadline, ret);
 		if (err)
 			err = pe_error_wrap(err, "cannot recover patch %s", ledgers.items[i].name);
 	}

@@ -190,10 +190,10 @@ static struct pe_error *scan_pages(struct scan *scan, uint64_t start, uint64_t e
 
 /* ---- which parts of which mappings ---- */
 
-static bool is_ours(const struct pe_map *map, const struct ledger *ledger)
+/* Data of other patches counts: it may hold what functions of this one returned. */
+static bool is_its_own(const struct pe_map *map, const struct ledger *ledger)
 {
-	return (map->start < ledger->end && map->end > ledger->start) ||
-	       !strncmp(map->path, MAPPING_PREFIX, strlen(MAPPING_PREFIX));
+	return map->start < ledger->end && map->end > ledger->start;
 }
 
 static bool can_hold_pointers(const struct pe_map *map)
@@ -270,7 +270,7 @@ static struct pe_error *scan_memory(const struct pe_target *target, const struct
 	struct pe_error *err = chunk ? pe_target_maps(target, &maps) : pe_error_nomem();
 
 	for (size_t i = 0; !err && !scan.found && i < maps.count; i++)
-		if (can_hold_pointers(&maps.items[i]) && !is_ours(&maps.items[i], ledger))
+		if (can_hold_pointers(&maps.items[i]) && !is_its_own(&maps.items[i], ledger))
 			err = scan_map(&scan, &maps.items[i], view);
 	pe_maps_deinit(&maps);
 	*found = scan.found;
@@ -288,7 +288,7 @@ static struct pe_error *no_commit(struct pe_target *target, void *ctx)
 static struct pe_error *look(struct pe_target *target, const struct ledger *ledger,
 			     uint64_t deadline, struct stop_view *view)
 {
-	const struct switch_job job = { .commit = no_commit, .watch = ledger };
+	const struct switch_job job = { .commit = no_commit, .watch = &ledger, .watch_count = 1 };
 	struct pe_switch_result result = { 0 };
 	struct pe_error *err = switch_run(target, &job, NULL, deadline, &result, view);
 

@@ -5,6 +5,8 @@
  * The commit of a patch with a commit word is that word; that of one without is its entries. The
  * state REVERTING stands in the ledger before anything is written, so that whoever comes next
  * knows which way to go: the word cleared or an entry restored means on, otherwise back.
+ *
+ * A patch that was to replace others and is not committed is taken back to them.
  */
 #include "internal.h"
 
@@ -12,7 +14,7 @@
 
 #include "engine/cleanup.h"
 
-enum entry_bytes { ENTRY_OURS, ENTRY_ORIGINAL };
+enum entry_bytes { ENTRY_OURS, ENTRY_BELOW };
 
 struct back {
 	struct ledger *ledger;
@@ -27,10 +29,10 @@ static struct pe_error *write_back(struct pe_target *target, void *ctx)
 
 	if (ledger->header.flags & LEDGER_SELECT)
 		err = ledger_write_commit(target, ledger, 0);
-	for (size_t i = 0; !err && i < ledger->header.function_count; i++)
+	for (size_t i = 0; !err && i < ledger_entries(ledger); i++)
 		if (back->entries[i] == ENTRY_OURS)
 			err = pe_target_write(target, ledger->functions[i].patched,
-					      ledger->functions[i].original,
+					      ledger_bytes_below(ledger, i),
 					      ledger->functions[i].size);
 	return err;
 }
@@ -40,25 +42,26 @@ static const char *text_name(void *ctx, uint32_t tag)
 	struct back *back = ctx;
 
 	/* The whole text of the patch is one range; with one function its name says more. */
-	return back->ledger->header.function_count == 1 ? back->ledger->function_names[0]
-							: back->ledger->name;
+	return back->ledger->header.own_count == 1 ? back->ledger->function_names[0]
+						   : back->ledger->name;
 }
 
 static struct pe_error *read_entries(struct pe_target *target, const struct ledger *ledger,
 				     enum entry_bytes *entries)
 {
-	for (size_t i = 0; i < ledger->header.function_count; i++) {
+	for (size_t i = 0; i < ledger_entries(ledger); i++) {
 		const struct ledger_function *f = &ledger->functions[i];
 		uint8_t bytes[PE_JUMP_MAX];
-		struct pe_error *err = pe_target_read(target, f->patched, bytes, f->size);
 
+		entries[i] = ENTRY_BELOW;
+		if (!ledger_entry_exists(ledger, i))
+			continue;
+		struct pe_error *err = pe_target_read(target, f->patched, bytes, f->size);
 		if (err)
 			return err;
 		if (!memcmp(bytes, f->jump, f->size))
 			entries[i] = ENTRY_OURS;
-		else if (!memcmp(bytes, f->original, f->size))
-			entries[i] = ENTRY_ORIGINAL;
-		else
+		else if (memcmp(bytes, ledger_bytes_below(ledger, i), f->size) != 0)
 			return pe_error_new(PE_ERR_UNSUPPORTED,
 					    "the entry of %s (0x%lx) was changed by somebody else: "
 					    "%02x %02x %02x",
@@ -77,6 +80,7 @@ struct pe_error *switch_back(struct pe_target *target, struct ledger *ledger, bo
 	pe_auto_free enum entry_bytes *entries =
 		calloc(ledger->header.function_count, sizeof(*entries));
 	struct back back = { .ledger = ledger, .entries = entries };
+	const struct ledger *const watch = ledger;
 	const struct switch_job job = {
 		.ranges = &text,
 		.range_count = 1,
@@ -85,7 +89,9 @@ struct pe_error *switch_back(struct pe_target *target, struct ledger *ledger, bo
 		.stacks = true,
 		.commit = write_back,
 		.ctx = &back,
-		.watch = ledger,
+		.watch = &watch,
+		.watch_count = 1,
+		.watch_checked = must_be_free,
 		.range_name = text_name,
 	};
 	enum pe_state before = ledger->header.variable.state;
@@ -106,16 +112,9 @@ struct pe_error *switch_back(struct pe_target *target, struct ledger *ledger, bo
 /* A later patch that has overwritten an entry of this one, or NULL. */
 static const struct ledger *standing_on(const struct ledgers *ledgers, const struct ledger *below)
 {
-	for (size_t i = 0; i < ledgers->count; i++) {
-		const struct ledger *above = &ledgers->items[i];
-
-		if (!ledger_is_live(above) || above->header.sequence <= below->header.sequence)
-			continue;
-		for (size_t a = 0; a < above->header.function_count; a++)
-			for (size_t b = 0; b < below->header.function_count; b++)
-				if (above->functions[a].patched == below->functions[b].patched)
-					return above;
-	}
+	for (size_t i = 0; i < ledgers->count; i++)
+		if (ledger_stands_on(&ledgers->items[i], below))
+			return &ledgers->items[i];
 	return NULL;
 }
 

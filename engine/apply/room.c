@@ -27,8 +27,8 @@ static struct window reach_window(const struct pe_plan *plan)
 	uint64_t reach = (uint64_t)plan->arch->reach;
 	struct window w = { .low = low_limit, .high = UINT64_MAX, .image_start = UINT64_MAX };
 
-	for (size_t i = 0; i < plan->patch->target_count; i++) {
-		const struct pe_loaded_image *image = plan->targets[i];
+	for (size_t i = 0; i < plan->image_count; i++) {
+		const struct ledger_image *image = &plan->ledger_images[i];
 
 		if (image->end > reach - margin && image->end - (reach - margin) > w.low)
 			w.low = image->end - (reach - margin);
@@ -36,8 +36,8 @@ static struct window reach_window(const struct pe_plan *plan)
 			w.high = image->start + (reach - margin);
 		if (image->start < w.image_start)
 			w.image_start = image->start;
-		if (!plan->patch->targets[i].is_pie && plan->patch->targets[i].is_program &&
-		    w.high > low_2g)
+		if (i < plan->patch->target_count && !plan->patch->targets[i].is_pie &&
+		    plan->patch->targets[i].is_program && w.high > low_2g)
 			w.high = low_2g;
 	}
 	w.low = align_up(w.low, PE_PAGE);

@@ -95,10 +95,16 @@ static bool register_in(const struct user_regs_struct *regs, uint64_t start, uin
 	return false;
 }
 
-static struct pe_range text_of(const struct ledger *ledger)
+/* The text of the watched patches; owned. */
+static struct pe_range *watched_text(const struct switch_job *job)
 {
-	return (struct pe_range){ .start = ledger->start,
-				  .end = ledger->start + ledger->header.text_size };
+	struct pe_range *text = calloc(job->watch_count + 1, sizeof(*text));
+
+	for (size_t i = 0; text && i < job->watch_count; i++)
+		text[i] = (struct pe_range){ .start = job->watch[i]->start,
+					     .end = job->watch[i]->start +
+						    job->watch[i]->header.text_size };
+	return text;
 }
 
 static size_t count_threads_of(const struct pe_stack_hits *hits)
@@ -118,13 +124,12 @@ static size_t count_threads_of(const struct pe_stack_hits *hits)
 /* Where many threads seem to be in the patch's code, their unwinding would only prolong the stop.
  */
 static bool worth_looking(const struct pe_target *target, const struct pe_maps *maps,
-			  const struct ledger *watch)
+			  const struct switch_job *job, const struct pe_range *text)
 {
-	const struct pe_range text = text_of(watch);
 	struct pe_stack_hits hits = { 0 };
 	size_t unknown;
-	pe_auto_error struct pe_error *err =
-		pe_stack_predict(target, maps, &text, 1, PE_MATCH_BODY, &hits, &unknown);
+	pe_auto_error struct pe_error *err = pe_stack_predict(target, maps, text, job->watch_count,
+							      PE_MATCH_BODY, &hits, &unknown);
 	bool worth = !err && count_threads_of(&hits) <= most_looked_at;
 
 	pe_stack_hits_deinit(&hits);
@@ -132,18 +137,19 @@ static bool worth_looking(const struct pe_target *target, const struct pe_maps *
 }
 
 static struct pe_error *is_text_free(struct pe_stop *stop, const struct pe_maps *maps,
-				     const struct ledger *watch, bool *ret)
+				     const struct switch_job *job, const struct pe_range *text,
+				     bool *ret)
 {
-	const struct pe_range text = text_of(watch);
 	struct pe_stack_hits hits = { 0 };
-	struct pe_error *err = pe_stop_check(stop, maps, &text, 1, PE_MATCH_BODY, true, &hits);
+	struct pe_error *err =
+		pe_stop_check(stop, maps, text, job->watch_count, PE_MATCH_BODY, true, &hits);
 
 	*ret = !err && !hits.count;
 	pe_stack_hits_deinit(&hits);
 	return err;
 }
 
-static struct pe_error *view_fill(struct pe_stop *stop, const struct ledger *watch,
+static struct pe_error *view_fill(struct pe_stop *stop, const struct switch_job *job,
 				  struct stop_view *view)
 {
 	size_t count;
@@ -160,8 +166,9 @@ static struct pe_error *view_fill(struct pe_stop *stop, const struct ledger *wat
 		bool in_syscall = (int64_t)threads[i].regs.orig_rax >= 0;
 
 		view->sps[view->sp_count++] = threads[i].regs.rsp - (in_syscall ? 0 : RED_ZONE);
-		if (register_in(&threads[i].regs, watch->start, watch->end))
-			view->data_free = false;
+		for (size_t w = 0; w < job->watch_count; w++)
+			if (register_in(&threads[i].regs, job->watch[w]->start, job->watch[w]->end))
+				view->data_free = false;
 	}
 	return NULL;
 }
@@ -190,7 +197,12 @@ static struct pe_error *stop_once(struct pe_target *target, const struct switch_
 	struct pe_stop *stop = NULL;
 	struct pe_error *err = pe_target_maps(target, &maps);
 	uint64_t pause_us = 0;
-	bool look = !err && job->watch && !job->check && worth_looking(target, &maps, job->watch);
+	pe_auto_free struct pe_range *text = watched_text(job);
+
+	if (!err && !text)
+		err = pe_error_nomem();
+	bool look = !err && job->watch_count && !job->watch_checked &&
+		    worth_looking(target, &maps, job, text);
 
 	if (!err)
 		err = pe_stop_all(target, &stop_options, &stop);
@@ -202,13 +214,12 @@ static struct pe_error *stop_once(struct pe_target *target, const struct switch_
 	if (job->check)
 		err = pe_stop_check(stop, &maps, job->ranges, job->range_count, job->match,
 				    job->stacks, hits);
-	if (!err && !hits->count && job->watch) {
-		/* Whoever watches and checks has checked the watched text. */
-		view->text_free = job->check;
+	if (!err && !hits->count && job->watch_count) {
+		view->text_free = job->watch_checked;
 		if (look)
-			err = is_text_free(stop, &maps, job->watch, &view->text_free);
+			err = is_text_free(stop, &maps, job, text, &view->text_free);
 		if (!err)
-			err = view_fill(stop, job->watch, view);
+			err = view_fill(stop, job, view);
 	}
 	if (!err)
 		err = pe_stop_within_limit(stop);
@@ -384,6 +395,9 @@ void pe_switch_result_deinit(struct pe_switch_result *result)
 	for (size_t i = 0; result->blocking_functions && i < result->blockers.count; i++)
 		free(result->blocking_functions[i]);
 	free(result->blocking_functions);
+	for (size_t i = 0; i < result->replaced_count; i++)
+		free(result->replaced[i]);
+	free(result->replaced);
 	pe_stack_hits_deinit(&result->blockers);
 	free(result->note);
 	*result = (struct pe_switch_result){ 0 };

@@ -21,8 +21,7 @@ static void overlay(const struct ledgers *ledgers, uint64_t start, uint8_t *byte
 	for (size_t i = ledgers->count; i-- > 0;) {
 		const struct ledger *ledger = &ledgers->items[i];
 
-		for (size_t f = 0; ledger_is_live(ledger) && f < ledger->header.function_count;
-		     f++) {
+		for (size_t f = 0; ledger_is_live(ledger) && f < ledger_entries(ledger); f++) {
 			const struct ledger_function *function = &ledger->functions[f];
 
 			if (function->patched < start ||
@@ -34,21 +33,6 @@ static void overlay(const struct ledgers *ledgers, uint64_t start, uint8_t *byte
 				memcpy(at, function->original, function->size);
 		}
 	}
-}
-
-static bool stands_on(const struct ledgers *ledgers, uint64_t patched, const uint8_t *bytes)
-{
-	for (size_t i = 0; i < ledgers->count; i++)
-		for (size_t f = 0; ledger_is_live(&ledgers->items[i]) &&
-				   f < ledgers->items[i].header.function_count;
-		     f++) {
-			const struct ledger_function *function = &ledgers->items[i].functions[f];
-
-			if (function->patched == patched &&
-			    !memcmp(bytes, function->jump, function->size))
-				return true;
-		}
-	return false;
 }
 
 /* The same bytes as the mapped file has them; false when they cannot be had. */
@@ -127,11 +111,8 @@ static struct pe_error *verify_range(struct pe_target *target, struct pe_plan *p
 	if (err)
 		return pe_error_wrap(err, "cannot read the code of %s", f->function->name);
 	if (entry) {
-		memcpy(f->original, memory + f->function->entry_skip, plan->arch->jump_size);
-		f->stacked = stands_on(&plan->ledgers, f->patched, f->original);
-		if (f->stacked)
-			plan->arch->jump_decode(f->patched, f->original, plan->arch->jump_size,
-						&f->below);
+		memcpy(f->previous, memory + f->function->entry_skip, plan->arch->jump_size);
+		plan_peel(plan, f);
 	}
 	overlay(&plan->ledgers, start, memory, range->size);
 	if (entry)
@@ -140,6 +121,35 @@ static struct pe_error *verify_range(struct pe_target *target, struct pe_plan *p
 	if (memcmp(hash, range->sha256, sizeof(hash)))
 		return explain(target, f->function, start, memory, range->size,
 			       plan->targets[f->function->target]->path);
+	return NULL;
+}
+
+/* Of these the patch knows nothing: what counts is that the replaced patch's jump stands there. */
+static struct pe_error *verify_pass_through(struct pe_target *target, struct pe_plan *plan,
+					    struct plan_function *f)
+{
+	const uint64_t size = f->body_size;
+	struct pe_entry entry;
+	pe_auto_free uint8_t *code = malloc(size + 1);
+	struct pe_error *err =
+		code ? pe_target_read(target, f->entry, code, size) : pe_error_nomem();
+
+	if (err)
+		return err;
+	memcpy(f->previous, code + (f->patched - f->entry), plan->arch->jump_size);
+	plan_peel(plan, f);
+	if (!f->replaced)
+		return pe_error_new(PE_ERR_UNSUPPORTED,
+				    "the entry of %s (0x%lx) was changed by somebody else: "
+				    "%02x %02x %02x",
+				    f->name, (unsigned long)f->patched, f->previous[0],
+				    f->previous[1], f->previous[2]);
+	overlay(&plan->ledgers, f->entry, code, size);
+	err = plan->arch->entry_examine(f->entry, code, size, &entry);
+	if (err)
+		return pe_error_wrap(err, "cannot take %s back", f->name);
+	f->entry_size = entry.displaced;
+	memcpy(f->code, code + entry.skip, f->entry_size);
 	return NULL;
 }
 
@@ -155,6 +165,13 @@ struct pe_error *plan_verify_bytes(struct pe_target *target, struct pe_plan *pla
 			if (err)
 				return err;
 		}
+	}
+	for (size_t i = plan->patch->function_count; i < plan->function_count; i++) {
+		struct plan_function *f = &plan->functions[i];
+		struct pe_error *err = verify_pass_through(target, plan, f);
+
+		if (err)
+			return err;
 	}
 	return NULL;
 }

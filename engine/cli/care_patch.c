@@ -12,7 +12,7 @@
 
 const char *argp_program_version = "care-patch (DatabaseCare) " CARE_VERSION;
 
-enum { KEY_DRY_RUN = 'n', KEY_MAX_PAUSE = 256, KEY_ALL };
+enum { KEY_DRY_RUN = 'n', KEY_MAX_PAUSE = 256, KEY_ALL, KEY_REPLACE };
 
 struct session {
 	struct care_patch_options options;
@@ -98,7 +98,8 @@ static struct pe_error *plan_file(struct session *session, struct pe_patch **pat
 	if (!err)
 		err = pe_target_open(session->options.pid, target);
 	if (!err)
-		err = pe_plan_create(*target, *patch, plan);
+		err = pe_plan_create_replacing(*target, *patch, session->options.replace,
+					       session->options.replace_count, plan);
 	if (err && *patch && err->code != PE_ERR_NOTHING)
 		return pe_error_wrap(err, "patch %s", (*patch)->name);
 	return err;
@@ -262,6 +263,11 @@ static const struct argp_option argp_options[] = {
 	{ "max-pause", KEY_MAX_PAUSE, "MS", 0,
 	  "Do not begin when the process is likely to stand still longer than MS milliseconds", 0 },
 	{ "dry-run", KEY_DRY_RUN, NULL, 0, "apply: print the plan, change nothing", 0 },
+	{ "replace", KEY_REPLACE, "NAME", 0,
+	  "check, apply: revert the applied patch NAME in the same switch (can be repeated). A "
+	  "lower "
+	  "level of the same patch is replaced without it",
+	  0 },
 	{ "all", KEY_ALL, NULL, 0, "revert: everything, the latest first", 0 },
 	{ "json", 'j', NULL, 0, "Print the result (errors too) as JSON", 0 },
 	{ "verbose", 'v', NULL, 0, "Show each step", 0 },
@@ -347,6 +353,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case KEY_DRY_RUN:
 		options->dry_run = true;
+		return 0;
+	case KEY_REPLACE:
+		if (options->replace_count == MAX_REPLACE)
+			argp_error(state, "--replace at most %d times", MAX_REPLACE);
+		options->replace[options->replace_count++] = arg;
 		return 0;
 	case KEY_ALL:
 		options->all = true;

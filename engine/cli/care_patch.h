@@ -7,11 +7,15 @@
 
 #include "engine/apply.h"
 
+enum { MAX_REPLACE = 32 };
+
 struct care_patch_options {
 	const char *what; /* FILE or NAME; NULL where none is needed */
 	pid_t pid;
-	uint64_t timeout_us;   /* 0: the engine's own */
-	uint64_t max_pause_us; /* 0: any */
+	uint64_t timeout_us;		  /* 0: the engine's own */
+	uint64_t max_pause_us;		  /* 0: any */
+	const char *replace[MAX_REPLACE]; /* names of patches that the new one replaces */
+	size_t replace_count;
 	bool dry_run, all, json, verbose, quiet;
 };
 

@@ -4,6 +4,7 @@
 #include "engine/cleanup.h"
 #include "engine/cli.h"
 #include "engine/demangle.h"
+#include "engine/show.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -21,13 +22,12 @@ static json_t *json_address(uint64_t address)
 
 static json_t *json_predicted(const struct pe_plan *plan, const struct pe_stack_hits *hits)
 {
-	const struct pe_patch *patch = pe_plan_patch(plan);
 	json_t *list = json_array();
 
 	for (size_t i = 0; i < hits->count; i++)
 		json_array_append_new(list, json_pack("{s:i, s:s}", "tid", (int)hits->items[i].tid,
 						      "function",
-						      patch->functions[hits->items[i].tag].name));
+						      pe_plan_tag_name(plan, hits->items[i].tag)));
 	return list;
 }
 
@@ -40,18 +40,18 @@ static void plan_json(const struct care_patch_options *options, const struct pe_
 	const struct pe_plan_function *f = pe_plan_functions(plan, &count);
 
 	for (size_t i = 0; i < count; i++)
-		json_array_append_new(functions,
-				      json_pack("{s:s, s:o, s:I, s:I, s:b}", "name", f[i].name,
-						"entry", json_address(f[i].entry), "size",
-						(json_int_t)f[i].size, "new_size",
-						(json_int_t)f[i].new_size, "patched_already",
-						(int)f[i].patched_already));
-	pe_cli_json(json_pack("{s:s, s:i, s:i, s:b, s:I, s:I, s:b, s:o, s:o}", "name", patch->name,
-			      "level", (int)patch->level, "pid", (int)options->pid, "independent",
-			      (int)patch->independent, "memory", (json_int_t)pe_plan_memory(plan),
-			      "predicted_us", (json_int_t)pause_us, "needs_stacks",
-			      (int)pe_plan_needs_stacks(plan), "functions", functions, "blockers",
-			      json_predicted(plan, blockers)));
+		json_array_append_new(
+			functions,
+			json_pack("{s:s, s:o, s:I, s:I, s:b}", "name", f[i].name, "entry",
+				  json_address(f[i].entry), "size", (json_int_t)f[i].size,
+				  "new_size", (json_int_t)f[i].new_size, "patched_already",
+				  (int)f[i].patched_already, "replaced", (int)f[i].replaced));
+	pe_cli_json(json_pack(
+		"{s:s, s:i, s:i, s:b, s:I, s:I, s:b, s:o, s:o, s:o}", "name", patch->name, "level",
+		(int)patch->level, "pid", (int)options->pid, "independent", (int)patch->independent,
+		"memory", (json_int_t)pe_plan_memory(plan), "predicted_us", (json_int_t)pause_us,
+		"needs_stacks", (int)pe_plan_needs_stacks(plan), "functions", functions, "replaces",
+		pe_cli_json_replaced(plan), "blockers", json_predicted(plan, blockers)));
 }
 
 void care_patch_print_plan(const struct care_patch_options *options, const struct pe_plan *plan,
@@ -80,17 +80,17 @@ void care_patch_print_plan(const struct care_patch_options *options, const struc
 		snprintf(size, sizeof(size), "%" PRIu64, f[i].size);
 		snprintf(new_size, sizeof(new_size), "%" PRIu64, f[i].new_size);
 		pe_table_row(table, (const char *const[]){ name, entry, size, new_size,
-							   f[i].patched_already ? "patched"
-										: "original" });
+							   pe_cli_entry_now(&f[i]) });
 	}
 	pe_table_print_and_free(table);
+	pe_cli_print_replaced(plan);
 	printf("%s can be applied to process %d: %zu function%s, %s of memory, a pause of about "
 	       "%s\n",
 	       patch->name, options->pid, count, count == 1 ? "" : "s",
 	       pe_format_bytes(pe_plan_memory(plan), memory), pe_format_us(pause_us, pause));
 	for (size_t i = 0; i < blockers->count; i++)
 		printf("thread %d may be in %s now\n", blockers->items[i].tid,
-		       patch->functions[blockers->items[i].tag].name);
+		       pe_plan_tag_name(plan, blockers->items[i].tag));
 }
 
 /* ---- results ---- */
@@ -110,7 +110,8 @@ void care_patch_print_result(const struct care_patch_options *options, const cha
 	char pause[32], operation[32];
 
 	if (options->json) {
-		pe_cli_json(json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:i, s:b, s:b, s:s?}",
+		pe_cli_json(json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:i, s:b, s:b, s:s?, "
+				      "s:o}",
 				      "action", action, "name", name, "pid", (int)options->pid,
 				      "pause_us", (json_int_t)result->pause_us, "predicted_us",
 				      (json_int_t)result->predicted_us, "operation_us",
@@ -118,7 +119,9 @@ void care_patch_print_result(const struct care_patch_options *options, const cha
 				      (json_int_t)result->threads, "attempts",
 				      (int)result->attempts, "fifo_refused",
 				      (int)result->fifo_refused, "memory_kept",
-				      (int)result->memory_kept, "note", result->note));
+				      (int)result->memory_kept, "note", result->note, "replaced",
+				      pe_cli_json_strings((const char *const *)result->replaced,
+							  result->replaced_count)));
 		return;
 	}
 	if (options->quiet)
@@ -126,6 +129,8 @@ void care_patch_print_result(const struct care_patch_options *options, const cha
 	printf("%s %s in process %d: pause %s, %zu threads, %s in all\n", name, action,
 	       options->pid, pe_format_us(result->pause_us, pause), result->threads,
 	       pe_format_us(result->operation_us, operation));
+	for (size_t i = 0; i < result->replaced_count; i++)
+		printf("replaced in the same switch: %s\n", result->replaced[i]);
 	if (result->note)
 		printf("note: %s\n", result->note);
 	if (result->fifo_refused)

@@ -61,6 +61,15 @@ struct pe_plan_function {
 	uint64_t size;	/* old code, bytes, cold parts included */
 	uint64_t new_size;
 	bool patched_already; /* by an applied patch that this one will stand upon */
+	bool replaced;	      /* by an applied patch that this one replaces */
+};
+
+/* An applied patch whose place the new one takes. */
+struct pe_plan_replaced {
+	const char *name;
+	uint32_t level;
+	const char **dropped; /* its functions that the new patch has not: the code below again */
+	size_t dropped_count;
 };
 
 struct pe_plan;
@@ -70,12 +79,24 @@ struct pe_plan;
  * imports, room near the image, probes and tracers, what is applied already.
  * NOTHING when that patch is applied already; MISMATCH for another build; BUSY when traced;
  * UNSUPPORTED with the reason otherwise. @patch must outlive the plan.
+ *
+ * A lower level of the same patch is replaced: one switch leads from its functions to the new ones.
  */
 struct pe_error *pe_plan_create(struct pe_target *target, const struct pe_patch *patch,
 				struct pe_plan **ret) pe_must_check;
+/*
+ * The same, and the applied patches @names are replaced too: in one switch with the new one they
+ * are reverted. NO_TARGET names one that is not applied. @names must outlive the plan.
+ */
+struct pe_error *pe_plan_create_replacing(struct pe_target *target, const struct pe_patch *patch,
+					  const char *const *names, size_t count,
+					  struct pe_plan **ret) pe_must_check;
 void pe_plan_free(struct pe_plan *plan);
 const struct pe_plan_function *pe_plan_functions(const struct pe_plan *plan, size_t *count);
 const struct pe_patch *pe_plan_patch(const struct pe_plan *plan);
+const struct pe_plan_replaced *pe_plan_replaced(const struct pe_plan *plan, size_t *count);
+/* The function that a hit of pe_plan_predict is in; of a replaced patch perhaps its name. */
+const char *pe_plan_tag_name(const struct pe_plan *plan, uint32_t tag);
 uint64_t pe_plan_memory(const struct pe_plan *plan);   /* bytes it will add */
 bool pe_plan_needs_stacks(const struct pe_plan *plan); /* a stack in old code blocks it */
 /*
@@ -103,6 +124,8 @@ struct pe_switch_result {
 	bool fifo_refused;
 	bool memory_kept; /* revert: old mapping not released; reason in note */
 	char *note;	  /* or NULL; fallbacks taken, for the user */
+	char **replaced;  /* apply: "NAME (level N)" of each patch that was replaced; owned */
+	size_t replaced_count;
 	/* On BUSY: who was in the way. */
 	struct pe_stack_hits blockers;
 	char **blocking_functions; /* parallel to blockers: names; owned */
