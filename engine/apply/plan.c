@@ -170,6 +170,24 @@ static struct pe_error *check_applied(struct pe_target *target, struct pe_plan *
 
 /* ---- functions and ranges ---- */
 
+/*
+ * No death of ours may tear an entry, since then all threads run on at once. The kernel writes
+ * through /proc/PID/mem page by page (__access_remote_vm): within one page it copies the bytes
+ * without looking at signals, so SIGKILL comes before or after, and our tracees are let go only
+ * when we have left the system call (exit_ptrace; the thread that traces is the one that writes).
+ * Between two pages it does look (fault-in fails with a fatal signal pending), and there is no
+ * order of writing the two halves of a jump of which the middle is executable code with the old or
+ * the new meaning. So such an entry is refused. Compilers align functions to 16 bytes at -O2,
+ * and then none crosses: of 77,000 functions of two mariadbd builds, seven do.
+ */
+static struct pe_error *crosses_page(const struct plan_function *f)
+{
+	return pe_error_new(PE_ERR_UNSUPPORTED,
+			    "the entry of %s (0x%lx) lies across two pages of memory: a jump "
+			    "cannot be written there in one piece",
+			    f->function->name, (unsigned long)f->patched);
+}
+
 static struct pe_error *find_functions(struct pe_plan *plan)
 {
 	const struct pe_patch *patch = plan->patch;
@@ -195,6 +213,8 @@ static struct pe_error *find_functions(struct pe_plan *plan)
 			    function->ranges[0].size)
 			return pe_error_new(PE_ERR_UNSUPPORTED, "%s is too short for a jump",
 					    function->name);
+		if (f->patched % PE_PAGE + plan->arch->jump_size > PE_PAGE)
+			return crosses_page(f);
 	}
 	return NULL;
 }
@@ -392,6 +412,11 @@ struct pe_error *check_approachable(const struct pe_target *target)
 	struct pe_error *err = pe_target_alive(target);
 	pid_t tracer = err ? 0 : pe_target_tracer(target);
 
+	if (!err && pe_target_is_stopped(target))
+		return pe_error_new(PE_ERR_BUSY,
+				    "process %d is stopped by a signal (SIGSTOP, SIGTSTP): it must "
+				    "run (kill -CONT %d)",
+				    pe_target_pid(target), pe_target_pid(target));
 	if (!tracer)
 		return err;
 	return pe_error_new(PE_ERR_BUSY, "process %d is being traced by process %d (a debugger?)",

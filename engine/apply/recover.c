@@ -44,6 +44,17 @@ void pe_recovery_deinit(struct pe_recovery *recovery)
 
 /* ---- descriptors ---- */
 
+static bool fd_is_ours(const struct pe_target *target, int fd)
+{
+	char path[64], link[128];
+
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", pe_target_pid(target), fd);
+	ssize_t n = readlink(path, link, sizeof(link) - 1);
+
+	return n >= (ssize_t)strlen(MAPPING_PREFIX) &&
+	       !strncmp(link, MAPPING_PREFIX, strlen(MAPPING_PREFIX));
+}
+
 static struct pe_error *close_fd(struct pe_target *target, int fd, uint64_t deadline)
 {
 	const uint64_t args[6] = { (uint64_t)fd };
@@ -53,7 +64,9 @@ static struct pe_error *close_fd(struct pe_target *target, int fd, uint64_t dead
 
 	if (err)
 		return err;
-	err = pe_inject_syscall(injector, SYS_close, args, &result);
+	/* Time has passed: the process may have closed it, and opened something else there. */
+	if (fd_is_ours(target, fd))
+		err = pe_inject_syscall(injector, SYS_close, args, &result);
 
 	struct pe_error *end = pe_inject_end(injector);
 
@@ -75,11 +88,7 @@ static struct pe_error *recover_fds(struct pe_target *target, uint64_t deadline,
 	if (!dir)
 		return NULL; /* no rights, or no process: whatever comes next tells it better */
 	for (struct dirent *entry; !err && (entry = readdir(dir));) {
-		char link[128];
-		ssize_t n = readlinkat(dirfd(dir), entry->d_name, link, sizeof(link) - 1);
-
-		if (n < (ssize_t)strlen(MAPPING_PREFIX) ||
-		    strncmp(link, MAPPING_PREFIX, strlen(MAPPING_PREFIX)))
+		if (entry->d_name[0] == '.' || !fd_is_ours(target, atoi(entry->d_name)))
 			continue;
 		err = close_fd(target, atoi(entry->d_name), deadline);
 		if (!err) {

@@ -173,8 +173,14 @@ struct pe_error *inject_hold(struct pe_injector *injector, pid_t tid)
 	}
 	injector->target->held_tid = tid;
 
-	struct pe_error *err = read_state(injector);
+	/*
+	 * The process may have become another program since we looked, and nothing that we know
+	 * is true there. From here on it cannot unseen: an exec kills the thread that we hold.
+	 */
+	struct pe_error *err = pe_target_alive(injector->target);
 
+	if (!err)
+		err = read_state(injector);
 	if (err)
 		inject_let_go(injector, 0);
 	return err;
@@ -311,8 +317,10 @@ static bool run_at_stop(struct pe_injector *injector, struct run *run, int statu
 	*signal = 0;
 	if (status == (SIGTRAP | 0x80))
 		return run_at_syscall_stop(injector, run);
+	/* Once somebody has sent SIGSTOP, all event stops show as group stops; we only need to be
+	 * in the kernel's signal code, and there both are. */
 	if (tracee_is_event_stop(status))
-		return run->goal == GOAL_EVENT_STOP && !tracee_is_group_stop(status);
+		return run->goal == GOAL_EVENT_STOP;
 
 	int pending = tracee_pending_signal(status);
 

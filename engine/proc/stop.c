@@ -23,6 +23,7 @@
 #include "engine/cleanup.h"
 #include "fifo.h"
 #include "gadgets.h"
+#include "sharers.h"
 #include "stack.h"
 #include "tracee.h"
 #include "unwind.h"
@@ -59,6 +60,7 @@ struct pe_stop {
 	uint8_t *stack_buffer;
 	struct stack_checker early; /* with options.ranges: looks while others still stop */
 	struct waiter waiter;
+	struct sharers sharers;
 	uint64_t begin_us, deadline_us;
 	struct fifo fifo;
 };
@@ -304,6 +306,13 @@ static struct pe_error *collect(struct pe_stop *stop, size_t first)
 	return NULL;
 }
 
+static bool stands(const void *ctx, pid_t tid)
+{
+	const struct pe_stop *stop = ctx;
+
+	return *slot_of(stop, tid) != 0;
+}
+
 static struct pe_error *stop_threads(struct pe_stop *stop)
 {
 	size_t first = 0;
@@ -333,7 +342,8 @@ static struct pe_error *stop_threads(struct pe_stop *stop)
 				    stop->target->pid);
 	stop->target->held_tid = stop->threads[0].tid;
 	/* An exec in between would have left us with another program. */
-	return pe_target_alive(stop->target);
+	err = pe_target_alive(stop->target);
+	return err ? err : sharers_check(&stop->sharers, stop->target, stands, stop);
 }
 
 static struct pe_error *prepare(struct pe_stop *stop)
@@ -377,12 +387,15 @@ static struct pe_error *prepare(struct pe_stop *stop)
 		.buffer = stop->stack_buffer,
 	};
 	err = reserve(stop, stat.num_threads * 2 + ROOM);
+	if (!err)
+		err = sharers_init(&stop->sharers, target);
 	return err ? err : waiter_init(&stop->waiter, pe_now_us() + stop->options.limit_us);
 }
 
 static void stop_free(struct pe_stop *stop)
 {
 	waiter_deinit(&stop->waiter);
+	sharers_deinit(&stop->sharers);
 	if (stop->task_fd >= 0)
 		close(stop->task_fd);
 	free(stop->members);
@@ -405,6 +418,7 @@ struct pe_error *pe_stop_all(struct pe_target *target, const struct pe_stop_opti
 	stop->target = target;
 	stop->options = *options;
 	stop->task_fd = -1;
+	stop->sharers.loadavg_fd = -1;
 	if (!stop->options.limit_us)
 		stop->options.limit_us = DEFAULT_LIMIT_US;
 

@@ -231,6 +231,13 @@ struct pe_error *pe_target_alive(const struct pe_target *target)
 	return pe_error_new(PE_ERR_DIED, "process %d is dying (state %c)", target->pid, stat.state);
 }
 
+bool pe_target_is_stopped(const struct pe_target *target)
+{
+	struct task_stat stat;
+
+	return proc_task_stat(target->pid, 0, &stat) == 0 && stat.state == 'T';
+}
+
 pid_t pe_target_tracer(const struct pe_target *target)
 {
 	char path[300];
@@ -337,8 +344,13 @@ struct pe_error *pe_target_write(struct pe_target *target, uint64_t addr, const 
 
 		if (n < 0 && errno == EINTR)
 			continue;
-		if (n <= 0) {
-			errnum = n < 0 ? errno : EIO;
+		/* The address space is gone: a thread that we hold may have another one by now. */
+		if (n == 0)
+			return pe_target_alive(target)
+				       ?: pe_error_new(PE_ERR_DIED, "process %d is gone",
+						       target->pid);
+		if (n < 0) {
+			errnum = errno;
 			break;
 		}
 		used += (size_t)n;

@@ -444,6 +444,25 @@ static void an_entry_that_must_not_be_overwritten_is_refused(void **state)
 	}
 }
 
+static void an_entry_across_two_pages_is_refused(void **state)
+{
+	/* push %rbp; mov %rsp,%rbp; push %rbx; ret, and endbr64 before it */
+	static const uint8_t plain[] = { 0x55, 0x48, 0x89, 0xe5, 0x53, 0xc3 };
+	static const uint8_t marked[] = {
+		0xf3, 0x0f, 0x1e, 0xfa, 0x55, 0x48, 0x89, 0xe5, 0x53, 0xc3
+	};
+	struct pe_entry entry;
+
+	must(x86->entry_examine(0x10ffb, plain, sizeof(plain), &entry));
+	for (uint64_t vaddr = 0x10ffc; vaddr < 0x11000; vaddr++)
+		refused(x86->entry_examine(vaddr, plain, sizeof(plain), &entry),
+			"lies across two pages of memory");
+	must(x86->entry_examine(0x11000, plain, sizeof(plain), &entry));
+	/* The bytes that are overwritten count, not where the function begins. */
+	must(x86->entry_examine(0x10ffc, marked, sizeof(marked), &entry));
+	refused(x86->entry_examine(0x10ff8, marked, sizeof(marked), &entry), "(0x10ffc)");
+}
+
 static void processors_are_found_by_their_elf_machine(void **state)
 {
 	assert_ptr_equal(pe_arch_find(EM_X86_64), x86);
@@ -469,6 +488,7 @@ int main(void)
 		cmocka_unit_test(the_copy_of_a_real_entry_runs_the_function),
 		cmocka_unit_test(an_entry_is_measured_in_whole_instructions),
 		cmocka_unit_test(an_entry_that_must_not_be_overwritten_is_refused),
+		cmocka_unit_test(an_entry_across_two_pages_is_refused),
 		cmocka_unit_test(processors_are_found_by_their_elf_machine),
 	};
 

@@ -3,6 +3,7 @@
 #include "proc_child.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <sys/ptrace.h>
@@ -458,6 +459,59 @@ static void past_the_limit_nobody_is_held(void **state)
 	shared_free(shared);
 }
 
+static int wait_for_stop(void *shared)
+{
+	while (!((struct shared *)shared)->stop)
+		poll(NULL, 0, 1);
+	return 0;
+}
+
+/* Has a process of its own number in its memory, as vfork and some sandboxes make them. */
+static void body_shares_memory(struct shared *shared)
+{
+	static char stack[65536] __attribute__((aligned(16)));
+	pid_t pid = clone(wait_for_stop, stack + sizeof(stack), CLONE_VM | SIGCHLD, shared);
+
+	shared->errors = (uint64_t)pid;
+	shared->ready = 1;
+	waitpid(pid, NULL, 0);
+	for (;;) {
+		shared->loops++;
+		poll(NULL, 0, 1);
+	}
+}
+
+static void a_process_whose_memory_another_one_shares_is_not_held(void **state)
+{
+	const struct pe_stop_options options = { .limit_us = 1000000 };
+	struct shared *shared = shared_new();
+	struct pe_target *target;
+	struct pe_stop *stop;
+	char number[32];
+	pid_t pid = child_start(body_shares_memory, shared);
+
+	succeed(pe_target_open(pid, &target));
+
+	struct pe_error *err = pe_stop_all(target, &options, &stop);
+
+	assert_non_null(err);
+	snprintf(number, sizeof(number), "process %d shares", (int)shared->errors);
+
+	pe_auto_free char *text = pe_error_text(err);
+
+	assert_non_null(strstr(text, number));
+	expect(err, PE_ERR_BUSY);
+	/* When that one has gone, all is well. */
+	shared->stop = 1;
+	assert_true(child_goes_on(shared));
+	succeed(pe_stop_all(target, &options, &stop));
+	pe_stop_resume(stop, NULL);
+	assert_true(child_goes_on(shared));
+	pe_target_close(target);
+	child_end(pid);
+	shared_free(shared);
+}
+
 static void three_hundred_threads_stand_for_some_milliseconds_only(void **state)
 {
 	struct shared *shared = shared_new();
@@ -488,6 +542,7 @@ int main(void)
 		cmocka_unit_test(a_traced_process_is_refused_and_left_alone),
 		cmocka_unit_test(a_process_whose_first_thread_has_exited_is_refused),
 		cmocka_unit_test(past_the_limit_nobody_is_held),
+		cmocka_unit_test(a_process_whose_memory_another_one_shares_is_not_held),
 		cmocka_unit_test(three_hundred_threads_stand_for_some_milliseconds_only),
 	};
 

@@ -78,6 +78,19 @@ static struct pe_error *check_branches(uint64_t vaddr, const uint8_t *code, size
 	return err;
 }
 
+/* Two pages are written one after the other: a patcher that dies in between would tear the jump. */
+static struct pe_error *check_page(uint64_t start)
+{
+	const uint64_t page = 4096;
+
+	if (start % page + X86_JUMP_SIZE <= page)
+		return NULL;
+	return pe_error_new(PE_ERR_UNSUPPORTED,
+			    "its entry (0x%lx) lies across two pages of memory: a jump cannot be "
+			    "written there in one piece",
+			    (unsigned long)start);
+}
+
 struct pe_error *x86_entry_examine(uint64_t vaddr, const uint8_t *code, size_t size,
 				   struct pe_entry *ret)
 {
@@ -90,6 +103,8 @@ struct pe_error *x86_entry_examine(uint64_t vaddr, const uint8_t *code, size_t s
 
 	if (!err)
 		err = measure(&dec, &entry);
+	if (!err)
+		err = check_page(start);
 	/* Near its own place, all that can move at all is in reach. */
 	if (!err)
 		err = x86_insns_move(start, code + entry.skip, entry.displaced, start, moved,
