@@ -48,6 +48,7 @@ __attribute__((noinline, noclone, noipa)) int sleeper(struct shared *shared)
 {
 	int n = 0;
 
+	shared->ready = 1; /* only now does somebody sleep in here */
 	while (!shared->stop) {
 		poll(NULL, 0, 5);
 		n++;
@@ -127,7 +128,6 @@ static void body_busy(struct shared *shared)
 	pthread_t thread;
 
 	pthread_create(&thread, NULL, run_sleeper, shared);
-	shared->ready = 1;
 	answer_loop();
 }
 
