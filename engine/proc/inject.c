@@ -139,13 +139,39 @@ static struct pe_error *read_state(struct pe_injector *injector)
 	return NULL;
 }
 
+/* Seized by us at an earlier try, and still not stopped? */
+static bool is_straggler(struct pe_target *target, pid_t tid)
+{
+	if (target->straggler_count)
+		stop_release_stragglers(target, 0);
+	for (size_t i = 0; i < target->straggler_count; i++)
+		if (target->stragglers[i] == tid)
+			return true;
+	return false;
+}
+
+static struct pe_error *cannot_seize(const struct pe_injector *injector, pid_t tid, int errnum)
+{
+	pid_t tracer = errnum == EPERM ? pe_target_tracer(injector->target) : 0;
+
+	if (tracer)
+		return pe_error_new(PE_ERR_BUSY, "thread %d is traced by process %d", tid, tracer);
+	/* Dead threads are refused with EPERM too. */
+	if (errnum == ESRCH ||
+	    !proc_read_thread(injector->target->pid, tid, &(struct pe_thread){ 0 }))
+		return pe_error_new(PE_ERR_BUSY, "thread %d has just ended", tid);
+	return pe_error_errno(errnum, "cannot seize thread %d", tid);
+}
+
 struct pe_error *inject_hold(struct pe_injector *injector, pid_t tid)
 {
 	int status = 0;
 
+	if (is_straggler(injector->target, tid))
+		return pe_error_new(PE_ERR_BUSY, "thread %d has not stopped yet", tid);
 	fifo_begin(&injector->fifo, FIFO_US);
 	if (ptrace(PTRACE_SEIZE, tid, NULL, (void *)PTRACE_O_TRACESYSGOOD)) {
-		struct pe_error *err = pe_error_errno(errno, "cannot seize thread %d", tid);
+		struct pe_error *err = cannot_seize(injector, tid, errno);
 
 		inject_let_go(injector, 0);
 		return err;
