@@ -15,6 +15,7 @@
 #include <linux/openat2.h>
 #include <mysql.h>
 #include <mysqld_error.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -30,7 +31,78 @@ enum { CONNECT_TIMEOUT = 5, QUERY_TIMEOUT = 10 };
 struct dbc_sql {
 	MYSQL *mysql;
 	char *user;
+	short (*wait)(void *ctx, int fd, short events, int timeout_ms); /* NULL: calls block */
+	void *wait_ctx;
 };
+
+/* ---- calls that block, or wait as the caller wants ---- */
+
+/* Waits for what a _start or _cont call asks for; returns what the next _cont wants to know. */
+static int wait_for(struct dbc_sql *sql, int status)
+{
+	short events = (short)((status & MYSQL_WAIT_READ ? POLLIN : 0) |
+			       (status & MYSQL_WAIT_WRITE ? POLLOUT : 0) |
+			       (status & MYSQL_WAIT_EXCEPT ? POLLPRI : 0));
+	int timeout =
+		status & MYSQL_WAIT_TIMEOUT ? (int)mysql_get_timeout_value_ms(sql->mysql) : -1;
+	short got = sql->wait(sql->wait_ctx, (int)mysql_get_socket(sql->mysql), events, timeout);
+
+	if (!got)
+		return MYSQL_WAIT_TIMEOUT;
+	/* An error on the socket shows at the next read or write. */
+	if (got & ~(POLLIN | POLLOUT | POLLPRI))
+		got |= events;
+	return (got & POLLIN ? MYSQL_WAIT_READ : 0) | (got & POLLOUT ? MYSQL_WAIT_WRITE : 0) |
+	       (got & POLLPRI ? MYSQL_WAIT_EXCEPT : 0);
+}
+
+static bool call_connect(struct dbc_sql *sql, const struct dbc_login *login, const char *path)
+{
+	MYSQL *done = NULL;
+
+	if (!sql->wait)
+		return mysql_real_connect(sql->mysql, "localhost", login->user, login->password,
+					  NULL, 0, path, 0) != NULL;
+	mysql_options(sql->mysql, MYSQL_OPT_NONBLOCK, NULL);
+	for (int status = mysql_real_connect_start(&done, sql->mysql, "localhost", login->user,
+						   login->password, NULL, 0, path, 0);
+	     status;)
+		status = mysql_real_connect_cont(&done, sql->mysql, wait_for(sql, status));
+	return done != NULL;
+}
+
+static int call_query(struct dbc_sql *sql, const char *query)
+{
+	int failed = 0;
+
+	if (!sql->wait)
+		return mysql_query(sql->mysql, query);
+	for (int status = mysql_real_query_start(&failed, sql->mysql, query, strlen(query));
+	     status;)
+		status = mysql_real_query_cont(&failed, sql->mysql, wait_for(sql, status));
+	return failed;
+}
+
+static MYSQL_RES *call_store_result(struct dbc_sql *sql)
+{
+	MYSQL_RES *result = NULL;
+
+	if (!sql->wait)
+		return mysql_store_result(sql->mysql);
+	for (int status = mysql_store_result_start(&result, sql->mysql); status;)
+		status = mysql_store_result_cont(&result, sql->mysql, wait_for(sql, status));
+	return result;
+}
+
+static void call_close(struct dbc_sql *sql)
+{
+	if (!sql->wait) {
+		mysql_close(sql->mysql);
+		return;
+	}
+	for (int status = mysql_close_start(sql->mysql); status;)
+		status = mysql_close_cont(sql->mysql, wait_for(sql, status));
+}
 
 /* ---- reaching the socket ---- */
 
@@ -48,7 +120,7 @@ static int open_below(pid_t pid, const char *path)
 	return (int)syscall(SYS_openat2, dir, path, &how, sizeof(how));
 }
 
-static struct pe_error *open_socket(const struct dbc_server *server, int *ret)
+struct pe_error *dbc_server_open_socket(const struct dbc_server *server, int *ret)
 {
 	if (!server->socket && server->stopping == 1)
 		return pe_error_new(PE_ERR_HELD, "server %d is shutting down", (int)server->pid);
@@ -153,7 +225,8 @@ static struct pe_error *error_of(MYSQL *mysql, const struct dbc_server *server, 
 			    text);
 }
 
-static void set_options(MYSQL *mysql, const struct dbc_option_files *files)
+static void set_options(MYSQL *mysql, const struct dbc_login *login,
+			const struct dbc_option_files *files)
 {
 	unsigned int connect = CONNECT_TIMEOUT, query = QUERY_TIMEOUT,
 		     socket = MYSQL_PROTOCOL_SOCKET;
@@ -169,7 +242,8 @@ static void set_options(MYSQL *mysql, const struct dbc_option_files *files)
 	mysql_options(mysql, MYSQL_OPT_WRITE_TIMEOUT, &query);
 	mysql_options(mysql, MYSQL_OPT_PROTOCOL, &socket);
 	mysql_options(mysql, MYSQL_SET_CHARSET_NAME, "utf8mb4");
-	mysql_optionsv(mysql, MYSQL_OPT_CONNECT_ATTR_ADD, "program_name", "dbcarectl");
+	mysql_optionsv(mysql, MYSQL_OPT_CONNECT_ATTR_ADD, "program_name",
+		       login->program ? login->program : "dbcarectl");
 }
 
 static struct pe_error *connect_to(struct dbc_sql *sql, const struct dbc_server *server,
@@ -178,19 +252,25 @@ static struct pe_error *connect_to(struct dbc_sql *sql, const struct dbc_server 
 {
 	char path[64];
 	int fd = -1;
-	struct pe_error *err = open_socket(server, &fd);
+	struct pe_error *err = NULL;
 
+	if (server->socket_fd > 0) {
+		fd = fcntl(server->socket_fd, F_DUPFD_CLOEXEC, 3);
+		if (fd < 0)
+			err = pe_error_errno(errno, "cannot copy a descriptor");
+	} else {
+		err = dbc_server_open_socket(server, &fd);
+	}
 	if (err)
 		return err;
 	pe_auto_fd int socket = fd;
 	sql->mysql = mysql_init(NULL);
 	if (!sql->mysql)
 		return pe_error_nomem();
-	set_options(sql->mysql, files);
+	set_options(sql->mysql, login, files);
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", socket);
 	/* An option file may name a host: here it is always this server. */
-	if (!mysql_real_connect(sql->mysql, "localhost", login->user, login->password, NULL, 0,
-				path, 0))
+	if (!call_connect(sql, login, path))
 		return error_of(sql->mysql, server, login->user ? login->user : "");
 	err = check_peer(sql, server);
 	if (!err)
@@ -211,6 +291,10 @@ struct pe_error *dbc_sql_open(const struct dbc_server *server, const struct dbc_
 
 	struct dbc_sql *sql = calloc(1, sizeof(*sql));
 
+	if (sql) {
+		sql->wait = login->wait;
+		sql->wait_ctx = login->wait_ctx;
+	}
 	err = sql ? connect_to(sql, server, login, &files) : pe_error_nomem();
 	if (notes && !*notes)
 		*notes = pe_steal(files.notes);
@@ -228,7 +312,7 @@ void dbc_sql_close(struct dbc_sql *sql)
 	if (!sql)
 		return;
 	if (sql->mysql)
-		mysql_close(sql->mysql);
+		call_close(sql);
 	free(sql->user);
 	free(sql);
 }
@@ -294,8 +378,8 @@ struct pe_error *dbc_sql_query(struct dbc_sql *sql, const char *query, struct db
 
 	MYSQL_RES *result = NULL;
 
-	if (mysql_query(sql->mysql, query) == 0)
-		result = mysql_store_result(sql->mysql);
+	if (call_query(sql, query) == 0)
+		result = call_store_result(sql);
 	if (!result && mysql_errno(sql->mysql)) {
 		if (number)
 			*number = mysql_errno(sql->mysql);
