@@ -45,7 +45,7 @@ struct agent_target {
 	const char *doing; /* "waiting for start", "applying", ...; NULL: nothing */
 	uint64_t found_ms; /* uv_hrtime / 1e6 */
 	uint64_t ready_ms; /* first seen ready; 0: not yet */
-	char *fresh;	   /* patch that was applied a moment ago */
+	char *fresh;	   /* SHA-256 of the patch that was applied a moment ago */
 	time_t fresh_since;
 	bool urgent;	/* an operator asked: try now, whatever was held */
 	bool again;	/* and also what was followed by a crash */

@@ -140,13 +140,14 @@ const struct agent_offer *agent_choose(const struct agent_offers *offers, const 
 	return best;
 }
 
-bool agent_is_blocked(const struct agent_offers *offers, const char *build_id, const char *name)
+bool agent_is_blocked(const struct agent_offers *offers, const char *build_id, const char *name,
+		      unsigned int level)
 {
 	for (size_t i = 0; i < offers->count; i++) {
 		const struct agent_offer *offer = &offers->items[i];
 
-		if (offer->blocked && strcmp(offer->build_id, build_id) == 0 &&
-		    strcmp(offer->name, name) == 0)
+		if (offer->blocked && offer->level == level &&
+		    strcmp(offer->build_id, build_id) == 0 && strcmp(offer->name, name) == 0)
 			return true;
 	}
 	return false;

@@ -50,7 +50,8 @@ const struct agent_offer *agent_choose(const struct agent_offers *offers, const 
 				       const char *build_id, const struct agent_settings *settings,
 				       int most, time_t now, time_t *later);
 
-/* Whether a patch of that name for @build_id was taken back by its publisher. */
-bool agent_is_blocked(const struct agent_offers *offers, const char *build_id, const char *name);
+/* Whether a patch of that name and level for @build_id was taken back by its publisher. */
+bool agent_is_blocked(const struct agent_offers *offers, const char *build_id, const char *name,
+		      unsigned int level);
 
 #endif

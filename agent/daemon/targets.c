@@ -66,7 +66,7 @@ static void judge_end(struct agent_target *target)
 	for (size_t i = 0; i < agent->offers.count; i++) {
 		const struct agent_offer *offer = &agent->offers.items[i];
 
-		if (strcmp(offer->name, target->fresh) != 0 ||
+		if (strcmp(offer->sha256, target->fresh) != 0 ||
 		    agent_state_crash_of(agent, offer->sha256))
 			continue;
 		agent->counts.crashes++;

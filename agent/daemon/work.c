@@ -131,7 +131,7 @@ static bool in_effect(const json_t *patch)
 	return state && (strcmp(state, "applied") == 0 || strcmp(state, "settling") == 0);
 }
 
-static bool has_patch(const struct agent_target *target, const char *name)
+static bool has_patch(const struct agent_target *target, const struct agent_offer *offer)
 {
 	const json_t *patch;
 	size_t i;
@@ -139,7 +139,9 @@ static bool has_patch(const struct agent_target *target, const char *name)
 	json_array_foreach(json_object_get(target->info, "patches"), i, patch)
 	{
 		if (in_effect(patch) &&
-		    strcmp(json_string_value(json_object_get(patch, "name")), name) == 0)
+		    json_integer_value(json_object_get(patch, "level")) ==
+			    (json_int_t)offer->level &&
+		    strcmp(json_string_value(json_object_get(patch, "name")), offer->name) == 0)
 			return true;
 	}
 	return false;
@@ -219,7 +221,9 @@ static struct pe_error *revert_blocked(struct agent_target *target)
 		struct pe_error *err = NULL;
 
 		if (in_effect(patch) &&
-		    agent_is_blocked(&target->agent->offers, build_id(target), name)) {
+		    agent_is_blocked(
+			    &target->agent->offers, build_id(target), name,
+			    (unsigned int)json_integer_value(json_object_get(patch, "level")))) {
 			/* The description may go while we wait. */
 			pe_auto_free char *copy = strdup(name);
 
@@ -316,7 +320,7 @@ static struct pe_error *switch_and_verify(struct agent_target *target,
 		return err;
 	}
 	free(target->fresh);
-	target->fresh = strdup(offer->name);
+	target->fresh = strdup(offer->sha256);
 	target->fresh_since = time(NULL);
 	err = verify(target, visit, answer);
 	record_end(target, history, err ? pe_code_name(err->code) : "applied", answer, err);
@@ -454,7 +458,7 @@ static int choose_and_apply(struct agent_target *target)
 	int wait =
 		later ? (int)(later - now < 3600 ? (later - now + 1) * 1000 : 3600000) : FOR_EVER;
 
-	if (!offer || has_patch(target, offer->name) || level > (int)offer->level) {
+	if (!offer || has_patch(target, offer) || level > (int)offer->level) {
 		agent_held_clear(target);
 		return wait;
 	}
