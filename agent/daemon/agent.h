@@ -66,6 +66,9 @@ struct agent {
 	json_t *state; /* state.c */
 	time_t started, last_check, last_success, next_check;
 	time_t metadata_expires; /* of the repository; 0: none */
+	bool check_now;		 /* an operator or a new build wants a check */
+	unsigned int checks;	 /* done so far */
+	json_t *checked_builds;	 /* what the last check asked for: {"PRODUCT BUILD-ID": true} */
 	char *check_error;	 /* of the last check; NULL: it went well */
 	char *settings_error;	 /* agent.conf as it is now cannot be used */
 	struct agent_task *check_task, *scan_task;
@@ -149,6 +152,10 @@ struct pe_error *agent_hooks_run(const char *when, const struct agent_target *ta
 /* ---- check.c ---- */
 
 void agent_check_task(void *agent);
+/* Asks for a check now. */
+void agent_check_wanted(struct agent *agent);
+/* The same, when nobody has asked the repository about that build yet. */
+void agent_check_new_build(struct agent *agent, const char *product, const char *build_id);
 /* The file of an offer, in the cache afterwards. */
 struct pe_error *agent_fetch_patch(struct agent *agent,
 				   const struct agent_offer *offer) pe_must_check;

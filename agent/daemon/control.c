@@ -128,13 +128,14 @@ static struct pe_error *do_update(struct client *client, const json_t *request, 
 		return err;
 
 	pe_auto_free char *wanted = strdup(name);
-	time_t before = agent->last_check;
+	unsigned int before = agent->checks;
 
 	agent_offers_refresh(agent);
-	if (agent->check_task && agent->settings.patch_server) {
-		agent->next_check = 0;
-		agent_task_wake(agent->check_task);
-		while (agent->next_check == 0 && uv_hrtime() / 1000000 < until)
+	if (agent->settings.patch_server && agent->settings.update_policy != AGENT_LOCAL) {
+		unsigned int checks = agent->checks;
+
+		agent_check_wanted(agent);
+		while (agent->checks == checks && uv_hrtime() / 1000000 < until)
 			agent_task_sleep(20);
 	}
 	for (struct agent_target *t = agent->targets; t; t = t->next) {
@@ -152,7 +153,7 @@ static struct pe_error *do_update(struct client *client, const json_t *request, 
 		if (working)
 			agent_task_sleep(20);
 	}
-	json_object_set_new(answer, "checked", json_boolean(agent->last_check != before));
+	json_object_set_new(answer, "checked", json_boolean(agent->checks != before));
 	json_object_set_new(answer, "wanted", json_string(wanted));
 	return do_status(client, request, answer);
 }

@@ -61,8 +61,9 @@ struct pe_error *agent_sticky_date(const char *text, time_t now, time_t *ret)
 
 static bool same_feed(const struct agent_offer *offer, const struct agent_settings *settings)
 {
-	const char *have = offer->feed ? offer->feed : "";
-	const char *want = settings->prefix ? settings->prefix : "";
+	static const char usual[] = "main";
+	const char *have = offer->feed ? offer->feed : usual;
+	const char *want = settings->prefix ? settings->prefix : usual;
 
 	return offer->custom || strcmp(have, want) == 0;
 }

@@ -279,6 +279,41 @@ short agent_task_poll(void *unused, int fd, short events, int timeout_ms)
 	return got;
 }
 
+/* ---- threads ---- */
+
+struct threaded {
+	uv_work_t work;
+	struct agent_task *task;
+	void (*run)(void *arg);
+	void *arg;
+	bool done;
+};
+
+static void thread_run(uv_work_t *work)
+{
+	struct threaded *threaded = work->data;
+
+	threaded->run(threaded->arg);
+}
+
+static void thread_done(uv_work_t *work, int status)
+{
+	struct threaded *threaded = work->data;
+
+	threaded->done = true;
+	make_ready(threaded->task);
+}
+
+void agent_task_in_thread(void (*work)(void *arg), void *arg)
+{
+	struct threaded threaded = { .task = tasks.self, .run = work, .arg = arg };
+
+	threaded.work.data = &threaded;
+	uv_queue_work(tasks.loop, &threaded.work, thread_run, thread_done);
+	while (!threaded.done)
+		leave();
+}
+
 /* ---- locks ---- */
 
 void agent_lock_take(struct agent_lock *lock)

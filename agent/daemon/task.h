@@ -38,6 +38,9 @@ bool agent_task_wait(int timeout_ms);
 /* From anywhere; a wake that comes before the wait is not lost. */
 void agent_task_wake(struct agent_task *task);
 
+/* Runs @work(@arg) in a thread of its own and waits for its end. */
+void agent_task_in_thread(void (*work)(void *arg), void *arg);
+
 /* ---- tasks among themselves ---- */
 
 /* First come, first served. Zeroed is free. */

@@ -455,6 +455,9 @@ static int choose_and_apply(struct agent_target *target)
 			: agent_choose(&agent->offers, target->provider->name, build_id(target),
 				       &agent->settings, most, now, &later);
 	int level = target->provider->level(target->info);
+
+	agent_check_new_build(agent, target->provider->name, build_id(target));
+
 	int wait =
 		later ? (int)(later - now < 3600 ? (later - now + 1) * 1000 : 3600000) : FOR_EVER;
 
