@@ -38,6 +38,16 @@ void repo_hex(const unsigned char *bytes, size_t size, char *hex)
 	hex[2 * size] = 0;
 }
 
+bool repo_sha256_hex(const void *bytes, size_t size, char *hex)
+{
+	unsigned char digest[EVP_MAX_MD_SIZE];
+
+	if (!EVP_Digest(bytes, size, digest, NULL, EVP_sha256(), NULL))
+		return false;
+	repo_hex(digest, 32, hex);
+	return true;
+}
+
 static int hex_digit(char c)
 {
 	if (c >= '0' && c <= '9')
@@ -198,16 +208,12 @@ struct pe_error *repo_key_to_json(EVP_PKEY *key, json_t **ret)
 struct pe_error *repo_key_id(const json_t *json, char *hex)
 {
 	pe_auto_free char *bytes = NULL;
-	unsigned char digest[EVP_MAX_MD_SIZE];
 	size_t size;
 	struct pe_error *err = repo_json_canonical(json, &bytes, &size);
 
 	if (err)
 		return err;
-	if (!EVP_Digest(bytes, size, digest, NULL, EVP_sha256(), NULL))
-		return pe_error_nomem();
-	repo_hex(digest, 32, hex);
-	return NULL;
+	return repo_sha256_hex(bytes, size, hex) ? NULL : pe_error_nomem();
 }
 
 struct pe_error *repo_key_sign(EVP_PKEY *key, const void *bytes, size_t size, char **hex)

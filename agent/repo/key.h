@@ -39,6 +39,8 @@ struct pe_error *repo_key_sign(EVP_PKEY *key, const void *bytes, size_t size,
 			       char **hex) pe_must_check;
 
 void repo_hex(const unsigned char *bytes, size_t size, char *hex);
+/* SHA-256 in lower-case hex; @hex holds 65 bytes. False without memory. */
+bool repo_sha256_hex(const void *bytes, size_t size, char *hex);
 /* Decodes exactly 2 * @size digits (either case); false otherwise. */
 bool repo_unhex(const char *hex, unsigned char *bytes, size_t size);
 

@@ -182,12 +182,10 @@ struct pe_error *repo_keyring_load(const char *path, struct repo_keyring **ret)
 
 static struct pe_error *signed_text(const void *bytes, size_t size, char text[128], size_t *length)
 {
-	unsigned char digest[EVP_MAX_MD_SIZE];
 	char hex[65];
 
-	if (!EVP_Digest(bytes, size, digest, NULL, EVP_sha256(), NULL))
+	if (!repo_sha256_hex(bytes, size, hex))
 		return pe_error_nomem();
-	repo_hex(digest, 32, hex);
 	*length = (size_t)snprintf(text, 128, "care-patch-signature-1\n%s\n", hex);
 	return NULL;
 }
@@ -235,7 +233,7 @@ struct pe_error *repo_signature_verify(const struct repo_keyring *ring, const vo
 {
 	unsigned char raw[SIGNATURE_BYTES];
 	char named[REPO_KEYID_SIZE], text[128];
-	size_t length;
+	size_t length = 0;
 	bool known = false;
 
 	if (!split_line(signature, signature_size, named, raw))
@@ -268,7 +266,7 @@ struct pe_error *repo_signature_make(EVP_PKEY *key, const void *bytes, size_t si
 {
 	unsigned char raw[SIGNATURE_BYTES], base64[BASE64_CHARS + 1];
 	char keyid[REPO_KEYID_SIZE], text[128];
-	size_t length, raw_size = sizeof(raw);
+	size_t length = 0, raw_size = sizeof(raw);
 	struct pe_error *err = repo_signature_keyid(key, keyid);
 
 	if (!err)
