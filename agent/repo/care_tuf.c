@@ -73,6 +73,8 @@ static void check_usage(const struct options *options, struct argp_state *state)
 
 	if (!command)
 		argp_error(state, "which command? init, refresh or download");
+	if (strcmp(command, "init") && strcmp(command, "refresh") && strcmp(command, "download"))
+		argp_error(state, "there is no command \"%s\"", command);
 	if (!options->dir)
 		argp_error(state, "--metadata-dir is missing");
 	if (!strcmp(command, "init")) {
@@ -80,8 +82,6 @@ static void check_usage(const struct options *options, struct argp_state *state)
 			argp_error(state, "init which ROOT_FILE?");
 		return;
 	}
-	if (strcmp(command, "refresh") && strcmp(command, "download"))
-		argp_error(state, "there is no command \"%s\"", command);
 	if (!options->url)
 		argp_error(state, "--metadata-url is missing");
 	if (strcmp(command, "download"))
