@@ -54,5 +54,6 @@ int cmd_hold(int argc, char **argv);
 int cmd_resume(int argc, char **argv);
 int cmd_events(int argc, char **argv);
 int cmd_account(int argc, char **argv);
+int cmd_doctor(int argc, char **argv);
 
 #endif

@@ -16,7 +16,7 @@ static const struct command {
 	{ "check", cmd_check },	    { "apply", cmd_apply },	{ "revert", cmd_revert },
 	{ "recover", cmd_recover }, { "history", cmd_history }, { "status", cmd_status },
 	{ "update", cmd_update },   { "hold", cmd_hold },	{ "resume", cmd_resume },
-	{ "events", cmd_events },   { "account", cmd_account },
+	{ "events", cmd_events },   { "account", cmd_account }, { "doctor", cmd_doctor },
 };
 
 static const char doc[] =
@@ -36,6 +36,7 @@ static const char doc[] =
 	"  resume [TARGET]           let it go on\n"
 	"  events [--follow]         what the agent does\n"
 	"  account create [TARGET]   the SQL account that the agent needs\n"
+	"  doctor                    a report file for support\n"
 	"\n"
 	"TARGET is a pid or the path of a socket; it can be left out when one server runs.\n"
 	"`dbcarectl COMMAND --help` explains a command. All have --json.\n"

@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import time
+import urllib.request
 
 import pytest
 
@@ -406,3 +407,47 @@ def test_dbcarectl_status_works_alone(server, tmp_path):
     assert server.pid in [t["pid"] for t in alone["targets"]]
     asked = care("dbcarectl", "update", env={"DBCARE_RUN_DIR": str(tmp_path)}, expect=3)
     assert "no agent runs here" in asked.err
+
+
+def test_metrics_are_served_on_loopback_and_as_a_file(new_server, new_agent, levels):
+    server = new_server()
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    agent = new_agent(server, start=False, METRICS_PORT=port)
+    agent.write_settings(METRICS_FILE=agent.path("state", "metrics.prom"))
+    agent.start()
+    agent.offer(levels[1])
+    agent.wait_level(server, 1)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+        text = answer.read().decode()
+    labels = f'provider="db",target="{server.socket}",pid="{server.pid}"'
+    assert f"dbcare_patch_level{{{labels}}} 1\n" in text
+    assert f"dbcare_held_seconds{{{labels}}} 0\n" in text
+    assert re.search(r"^dbcare_applied_total 1$", text, re.M)
+    assert re.search(r"^dbcare_watching [01]$", text, re.M)
+    # Every series is explained.
+    for name in re.findall(r"^(dbcare_\w+)[{ ]", text, re.M):
+        assert f"# TYPE {name} " in text
+    assert "dbcare_patch_level" in open(agent.path("state", "metrics.prom")).read()
+
+
+def test_doctor_writes_a_report_without_secrets(new_server, new_agent, levels, tmp_path):
+    server = new_server()
+    agent = new_agent(server, start=False, PROXY="http://user:verysecret@proxy.example:3128",
+                      PATCH_SERVER="http://key:othersecret@127.0.0.1:1/")
+    agent.start()
+    agent.wait_event("target-found")
+    path = str(tmp_path / "report.json")
+    care("dbcarectl", "doctor", "--output", path, env=agent.env)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    with open(path) as file:
+        text = file.read()
+    report = json.loads(text)
+    assert "verysecret" not in text and "othersecret" not in text and "PRIVATE" not in text
+    assert server.pid in [t["pid"] for t in report["servers"]]
+    assert report["agent"]["watching"] in (True, False) and report["events"]
+    assert report["settings"]["PROXY"] == "http://***@proxy.example:3128"
+    assert report["kernel"] and report["keys"] == ["vendor.pem"]
+    # Never over something that is there.
+    care("dbcarectl", "doctor", "--output", path, env=agent.env, expect=1)

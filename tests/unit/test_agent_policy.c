@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Settings, and which of the patches on offer they allow. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "agent/daemon/config.h"
+#include "agent/daemon/policy.h"
+#include "engine/cleanup.h"
+
+enum { DAY = 86400 };
+
+/* 2026-11-28 12:00:00 UTC */
+static const time_t now = 1795867200;
+
+static struct agent_offer offer(const char *name, unsigned int level, time_t published, bool cached)
+{
+	return (struct agent_offer){ .name = (char *)name,
+				     .product = (char *)"db",
+				     .build_id = (char *)"7a14",
+				     .level = level,
+				     .published = published,
+				     .cached = cached };
+}
+
+static const char *chosen(struct agent_offer *items, size_t count,
+			  const struct agent_settings *settings, int most)
+{
+	struct agent_offers offers = { items, count };
+	const struct agent_offer *best =
+		agent_choose(&offers, "db", "7a14", settings, most, now, NULL);
+
+	return best ? best->name : "none";
+}
+
+static void highest_level_of_the_right_build_is_chosen(void **state)
+{
+	struct agent_settings settings = { 0 };
+	struct agent_offer items[] = { offer("one", 1, now - DAY, false),
+				       offer("three", 3, now - DAY, false),
+				       offer("two", 2, now, true), offer("other", 9, now, false),
+				       offer("kernel", 9, now, false) };
+
+	items[3].build_id = (char *)"ffff";
+	items[4].product = (char *)"kernel";
+	assert_string_equal(chosen(items, 5, &settings, -1), "three");
+	assert_string_equal(chosen(items, 5, &settings, 2), "two");
+	assert_string_equal(chosen(items, 5, &settings, 0), "none");
+	settings.sticky_level = 1;
+	assert_string_equal(chosen(items, 5, &settings, -1), "one");
+	assert_string_equal(chosen(NULL, 0, &settings, -1), "none");
+}
+
+static void blocked_patches_are_never_chosen_and_known_as_blocked(void **state)
+{
+	struct agent_settings settings = { 0 };
+	struct agent_offer items[] = { offer("fix", 1, now, false), offer("fix", 2, now, false) };
+	struct agent_offers offers = { items, 2 };
+
+	items[1].blocked = true;
+	assert_int_equal(agent_choose(&offers, "db", "7a14", &settings, -1, now, NULL)->level, 1);
+	assert_true(agent_is_blocked(&offers, "7a14", "fix", 2));
+	assert_false(agent_is_blocked(&offers, "7a14", "fix", 1));
+	assert_false(agent_is_blocked(&offers, "ffff", "fix", 2));
+}
+
+static void update_policy_chooses_between_cache_and_repository(void **state)
+{
+	struct agent_settings settings = { 0 };
+	struct agent_offer items[] = { offer("cached", 1, now, true),
+				       offer("remote", 2, now, false) };
+
+	assert_string_equal(chosen(items, 2, &settings, -1), "remote");
+	settings.update_policy = AGENT_LOCAL;
+	assert_string_equal(chosen(items, 2, &settings, -1), "cached");
+	settings.update_policy = AGENT_LOCAL_FIRST;
+	assert_string_equal(chosen(items, 2, &settings, -1), "cached");
+	items[0].cached = false;
+	assert_string_equal(chosen(items, 2, &settings, -1), "remote");
+	settings.update_policy = AGENT_LOCAL;
+	assert_string_equal(chosen(items, 2, &settings, -1), "none");
+}
+
+static void delay_and_sticky_date_leave_out_what_is_too_new(void **state)
+{
+	struct agent_settings settings = { .update_delay_s = 2 * DAY };
+	struct agent_offer items[] = { offer("old", 1, now - 10 * DAY, false),
+				       offer("new", 2, now - DAY, false) };
+	struct agent_offers offers = { items, 2 };
+	time_t later;
+
+	assert_string_equal(agent_choose(&offers, "db", "7a14", &settings, -1, now, &later)->name,
+			    "old");
+	assert_int_equal(later, now + DAY);
+	settings.update_delay_s = 0;
+	settings.sticky_patch = (char *)"201126";
+	assert_string_equal(chosen(items, 2, &settings, -1), "old");
+	settings.sticky_patch = (char *)"27112026";
+	assert_string_equal(chosen(items, 2, &settings, -1), "new");
+	/* The operator's own are his own decision. */
+	settings.sticky_patch = (char *)"201126";
+	items[1].custom = true;
+	assert_string_equal(chosen(items, 2, &settings, -1), "new");
+}
+
+static void feeds_are_kept_apart(void **state)
+{
+	struct agent_settings settings = { 0 };
+	struct agent_offer items[] = { offer("usual", 1, now, false),
+				       offer("test", 2, now, false) };
+
+	items[0].feed = (char *)"main";
+	items[1].feed = (char *)"test";
+	assert_string_equal(chosen(items, 2, &settings, -1), "usual");
+	settings.prefix = (char *)"test";
+	assert_string_equal(chosen(items, 2, &settings, -1), "test");
+}
+
+static void each_wrong_sticky_date_is_refused_with_its_own_words(void **state)
+{
+	static const struct {
+		const char *text, *words;
+	} wrong[] = { { "281126", "today" },   { "291126", "future" },	  { "280926", "60 days" },
+		      { "310226", "no day" },  { "KEY", "no date" },	  { "2811", "no date" },
+		      { "-81126", "no date" }, { "28112026x", "no date" } };
+	time_t until;
+
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
+		pe_auto_error struct pe_error *err = agent_sticky_date(wrong[i].text, now, &until);
+
+		assert_non_null(err);
+		assert_non_null(strstr(err->message, wrong[i].words));
+	}
+	assert_null(agent_sticky_date("290926", now, &until));
+	assert_null(agent_sticky_date("271126", now, &until));
+	assert_true(until < now && until > now - DAY);
+}
+
+static struct pe_error *read_text(const char *text, struct agent_settings *ret)
+{
+	char path[] = "/tmp/dbcare-conf.XXXXXX";
+	int fd = mkstemp(path);
+
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+	close(fd);
+
+	struct pe_error *err = agent_settings_read(path, ret);
+
+	unlink(path);
+	return err;
+}
+
+static void settings_are_read_with_all_spellings(void **state)
+{
+	struct agent_settings settings;
+
+	assert_null(read_text("# comment\n"
+			      "AUTO_UPDATE = No\nUPDATE_POLICY=local_first\nPREFIX=test\n"
+			      "UPDATE_DELAY=12h\nSTICKY_PATCHSET=3\nMAX_PAUSE=12.5\n"
+			      "ONLY_TARGETS=/run/a* /run/b\nIGNORE_TARGETS=/run/aa\n",
+			      &settings));
+	assert_false(settings.auto_update);
+	assert_int_equal(settings.update_policy, AGENT_LOCAL_FIRST);
+	assert_string_equal(settings.prefix, "test");
+	assert_int_equal(settings.update_delay_s, 12 * 3600);
+	assert_int_equal(settings.sticky_level, 3);
+	assert_int_equal(settings.max_pause_us, 12500);
+	assert_int_equal(settings.check_interval_s, 4 * 3600);
+	assert_true(agent_settings_include(&settings, "/run/ab"));
+	assert_true(agent_settings_include(&settings, "/run/b"));
+	assert_false(agent_settings_include(&settings, "/run/aa"));
+	assert_false(agent_settings_include(&settings, "/run/c"));
+	agent_settings_deinit(&settings);
+	assert_null(agent_settings_read("/nonexistent/agent.conf", &settings));
+	assert_true(settings.auto_update);
+	agent_settings_deinit(&settings);
+}
+
+static void wrong_settings_are_refused_by_name(void **state)
+{
+	static const char *const wrong[] = {
+		"AUTO_UPDATE=perhaps\n",  "UPDATE_POLICY=SOMETIMES\n", "PREFIX=../x\n",
+		"UPDATE_DELAY=3 weeks\n", "STICKY_PATCHSET=-1\n",      "METRICS_PORT=70000\n",
+		"CHECK_INTERVAL=0\n",	  "NO_SUCH_KEY=1\n",	       "MAX_PAUSE=fast\n",
+	};
+
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
+		struct agent_settings settings;
+		pe_auto_error struct pe_error *err = read_text(wrong[i], &settings);
+		char key[32];
+
+		snprintf(key, sizeof(key), "%.*s", (int)strcspn(wrong[i], "="), wrong[i]);
+		assert_non_null(err);
+		assert_int_equal(err->code, PE_ERR_FORMAT);
+		assert_non_null(strstr(err->message, key));
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(highest_level_of_the_right_build_is_chosen),
+		cmocka_unit_test(blocked_patches_are_never_chosen_and_known_as_blocked),
+		cmocka_unit_test(update_policy_chooses_between_cache_and_repository),
+		cmocka_unit_test(delay_and_sticky_date_leave_out_what_is_too_new),
+		cmocka_unit_test(feeds_are_kept_apart),
+		cmocka_unit_test(each_wrong_sticky_date_is_refused_with_its_own_words),
+		cmocka_unit_test(settings_are_read_with_all_spellings),
+		cmocka_unit_test(wrong_settings_are_refused_by_name),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
