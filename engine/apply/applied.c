@@ -65,8 +65,16 @@ static struct pe_error *applied_init(const struct pe_target *target, const struc
 			return pe_error_nomem();
 	}
 
+	struct pe_error *err = NULL;
+
+	if (ret->state == PE_STATE_SETTLING || ret->state == PE_STATE_REVERTED)
+		err = old_frames(target, ledger, &ret->old_threads, &ret->running_threads);
+	if (err)
+		return err;
+
 	json_t *root = json_loads(ledger->json, 0, NULL);
-	struct pe_error *err = read_cves(json_object_get(root, "cves"), ret);
+
+	err = read_cves(json_object_get(root, "cves"), ret);
 
 	ret->description = copy_string(root, "description");
 	json_decref(root);
