@@ -397,6 +397,7 @@ int main(int argc, char **argv)
 	struct session session = { 0 };
 	int status = 0;
 
+	pe_cli_init(name);
 	argp_err_exit_status = 1;
 	setenv("ARGP_HELP_FMT", "rmargin=99", 0);
 	if (argc > 0)
