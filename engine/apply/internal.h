@@ -396,5 +396,9 @@ struct pe_error *recover_locked(struct pe_target *target, uint64_t deadline,
 /* One patcher at a time a process; BUSY with the other's pid. */
 struct pe_error *lock_take(const struct pe_target *target, int *ret) pe_must_check;
 void lock_release(const struct pe_target *target, int *fd);
+/* Who is at work on it now; 0: nobody that can be seen from here. */
+pid_t lock_holder(const struct pe_target *target);
+/* Is this descriptor of the target one of a patch? */
+bool fd_is_ours(const struct pe_target *target, int fd);
 
 #endif

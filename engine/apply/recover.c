@@ -44,7 +44,7 @@ void pe_recovery_deinit(struct pe_recovery *recovery)
 
 /* ---- descriptors ---- */
 
-static bool fd_is_ours(const struct pe_target *target, int fd)
+bool fd_is_ours(const struct pe_target *target, int fd)
 {
 	char path[64], link[128];
 

@@ -105,6 +105,23 @@ static struct pe_error *plan_file(struct session *session, struct pe_patch **pat
 	return err;
 }
 
+/* On stderr, so that what is printed as JSON stays one object. */
+static void note_leftovers(const struct session *session, const struct pe_target *target)
+{
+	struct pe_leftovers left = { 0 };
+	pe_auto_error struct pe_error *err = pe_leftovers_read(target, &left);
+
+	if (!err && left.count && left.patcher)
+		fprintf(stderr, "care-patch: note: process %d is at work on process %d now\n",
+			(int)left.patcher, (int)session->options.pid);
+	else if (!err && left.count)
+		fprintf(stderr,
+			"care-patch: note: a run was interrupted (`care-patch recover --pid %d` "
+			"finishes or undoes it):\n%s\n",
+			(int)session->options.pid, left.text);
+	pe_leftovers_deinit(&left);
+}
+
 static struct pe_error *run_check(struct session *session)
 {
 	auto_patch *patch = NULL;
@@ -112,6 +129,8 @@ static struct pe_error *run_check(struct session *session)
 	auto_plan *plan = NULL;
 	struct pe_error *err = plan_file(session, &patch, &target, &plan);
 
+	if (target)
+		note_leftovers(session, target);
 	return err ? err : print_prediction(session, target, plan);
 }
 
@@ -225,6 +244,7 @@ static struct pe_error *run_info(struct session *session)
 		return err;
 	care_patch_print_applied(&session->options, &list);
 	pe_applied_list_deinit(&list);
+	note_leftovers(session, target);
 	return NULL;
 }
 

@@ -21,8 +21,8 @@ static void check_output(int status, void *program)
 	if (!fflush(stdout) && !lost)
 		return;
 	fprintf(stderr,
-		"%s: cannot write to standard output%s%s: what was to be shown is lost, what was done "
-		"stays done\n",
+		"%s: cannot write to standard output%s%s: what was to be shown is lost, what "
+		"was done stays done\n",
 		(const char *)program, errno ? ": " : "", errno ? strerror(errno) : "");
 	if (!status)
 		_exit(1);

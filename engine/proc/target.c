@@ -211,6 +211,11 @@ pid_t pe_target_pid(const struct pe_target *target)
 	return target->pid;
 }
 
+int pe_target_pidfd(const struct pe_target *target)
+{
+	return target->pidfd;
+}
+
 uint64_t pe_target_start_time(const struct pe_target *target)
 {
 	return target->start_time;
