@@ -39,7 +39,7 @@ struct dbc_server {
 	int started;  /* 0: still starting; -1: unknown */
 	struct pe_applied_list applied;
 	struct pe_leftovers leftovers; /* of a patcher that died */
-	char *unreadable; /* why memory could not be read, or NULL */
+	char *unreadable;	       /* why memory could not be read, or NULL */
 };
 
 struct dbc_servers {

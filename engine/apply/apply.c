@@ -280,14 +280,5 @@ struct pe_error *pe_apply(struct pe_target *target, const struct pe_plan *plan,
 		err = apply_locked(target, plan, options, deadline, result);
 	lock_release(target, &lock);
 	result->operation_us = pe_now_us() - start;
-	/* Whatever failed, that the target is gone explains it. */
-	if (err && err->code != PE_ERR_DIED) {
-		struct pe_error *dead = pe_target_alive(target);
-
-		if (dead) {
-			pe_error_free(err);
-			return dead;
-		}
-	}
-	return err;
+	return explain_death(target, err);
 }

@@ -247,6 +247,9 @@ struct pe_plan {
 	struct layout layout;
 };
 
+/* Whatever failed, that the target is gone explains it: @err, or an error in its place. */
+struct pe_error *explain_death(const struct pe_target *target, struct pe_error *err) pe_must_check;
+
 /* Alive, and nobody traces it. */
 struct pe_error *check_approachable(const struct pe_target *target) pe_must_check;
 

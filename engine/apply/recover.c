@@ -250,5 +250,5 @@ struct pe_error *pe_recover(struct pe_target *target, struct pe_recovery *ret)
 	if (!err)
 		err = recover_locked(target, deadline, ret);
 	lock_release(target, &lock);
-	return err;
+	return explain_death(target, err);
 }

@@ -192,5 +192,5 @@ struct pe_error *pe_revert(struct pe_target *target, const char *name,
 		err = revert_locked(target, name, options, deadline, result);
 	lock_release(target, &lock);
 	result->operation_us = pe_now_us() - start;
-	return err;
+	return explain_death(target, err);
 }

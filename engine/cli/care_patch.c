@@ -153,6 +153,15 @@ static struct pe_error *run_apply(struct session *session)
 	if (session->options.dry_run)
 		return print_prediction(session, target, plan);
 	err = pe_apply(target, plan, &options, &session->result);
+	/* Somebody who died had begun it, and it was finished first. */
+	if (err && err->code == PE_ERR_NOTHING) {
+		pe_error_free(err);
+		pe_progress_done(&session->progress);
+		if (session->result.note)
+			fprintf(stderr, "care-patch: note: %s\n", session->result.note);
+		care_patch_print_already(&session->options, patch->name);
+		return NULL;
+	}
 	if (err)
 		return pe_error_wrap(err, "patch %s is not applied", patch->name);
 	pe_progress_done(&session->progress);

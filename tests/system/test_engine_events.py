@@ -75,7 +75,7 @@ void say(char question)
 """
 NOT_REACHED = 77
 DONE, ERROR, NO_TARGET, NOT_NOW, REFUSED = 0, 1, 3, 4, 5
-STRIDE = 1 if LONG else 16
+STRIDE = 1 if LONG else 24
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +108,20 @@ class Stopped:
         self.at = os.read(report, 100).decode().strip()
         self.reached = bool(self.at)
         os.close(report)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """Killed when it was not let go: a target cannot end while its tracer stands."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.end()
+
+    def patcher(self):
+        """Its pid: the child of at-syscall."""
+        with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children") as children:
+            return int(children.read().split()[0])
 
     def go(self):
         """Lets it go on, to its end: exit status and all it said. It must not hang."""
@@ -293,15 +307,14 @@ def test_the_target(made, patch, verb, event):
     while True:
         with target(made, patch, verb, event) as p:
             what = ["apply", patch] if verb == "apply" else ["revert", "contract"]
-            stopped = Stopped(n, *what, "--pid", p.pid, "--timeout", "2")
-            if not stopped.reached:
-                stopped.end()
-                break
-            check = event(p)
-            try:
-                check(*stopped.go())
-            except BaseException as error:
-                raise AssertionError(f"after call {n} ({stopped.at})") from error
+            with Stopped(n, *what, "--pid", p.pid, "--timeout", "2") as stopped:
+                if not stopped.reached:
+                    break
+                check = event(p)
+                try:
+                    check(*stopped.go())
+                except BaseException as error:
+                    raise AssertionError(f"after call {n} ({stopped.at})") from error
         reached += 1
         n += STRIDE
     assert reached >= 2
