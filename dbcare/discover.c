@@ -245,6 +245,7 @@ void dbc_server_deinit(struct dbc_server *server)
 	free(server->version);
 	free(server->unreadable);
 	pe_applied_list_deinit(&server->applied);
+	pe_leftovers_deinit(&server->leftovers);
 	*server = (struct dbc_server){ 0 };
 }
 

@@ -293,8 +293,15 @@ static struct pe_error *switch_and_verify(struct dbc_session *session, const str
 	if (err)
 		return pe_error_wrap(err, "the server does not serve before the switch already");
 	err = pe_apply(session->target, ret->plan, &engine, &ret->change);
-	if (err)
+	/* Somebody who died had begun it; finished first, it is verified now. */
+	if (err && err->code == PE_ERR_NOTHING) {
+		pe_error_free(err);
+		ret->already = true;
+		if (!ret->warning)
+			ret->warning = pe_steal(ret->change.note);
+	} else if (err) {
 		return resolve_busy(session, err, ret);
+	}
 	tell(options, "verifying");
 	err = dbc_verify(&session->server, session->target, &session->login, session->sql, &before,
 			 &ret->verification);

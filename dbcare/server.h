@@ -38,7 +38,8 @@ struct dbc_server {
 	int stopping; /* 1: it is shutting down; -1: unknown */
 	int started;  /* 0: still starting; -1: unknown */
 	struct pe_applied_list applied;
-	char *unreadable; /* why memory could not be read, or NULL */
+	struct pe_leftovers leftovers; /* of a patcher that died */
+	char *unreadable;	       /* why memory could not be read, or NULL */
 };
 
 struct dbc_servers {
@@ -61,7 +62,7 @@ void dbc_server_deinit(struct dbc_server *server);
 
 /* Fills what the memory tells; never fails: @server->unreadable has the reason. */
 void dbc_fingerprint(struct dbc_server *server);
-/* Reads the patches again into @server->applied. */
+/* Reads the patches, and what a dead patcher left, again into @server. */
 struct pe_error *dbc_server_refresh(struct dbc_server *server,
 				    const struct pe_target *target) pe_must_check;
 

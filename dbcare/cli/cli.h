@@ -32,8 +32,12 @@ int cli_fail_with(const struct cli *cli, struct pe_error *err, json_t *more);
 /* Notes and warnings, one line each, to stderr. */
 void cli_notes(const char *notes);
 
+/* A note on what a dead patcher left in this server, when it did, and what to do about it. */
+void cli_note_leftovers(const struct dbc_server *server);
+
 /* Fills the progress callback of @options; signals cancel. */
 void cli_progress(struct cli *cli, struct dbc_options *options);
+/* With the note on what was left. */
 struct pe_error *cli_session_open(struct cli *cli, const char *target,
 				  struct dbc_session *ret) pe_must_check;
 

@@ -79,6 +79,9 @@ static json_t *server_json(const struct dbc_server *server)
 				 server->container, "patches", patches);
 
 	json_object_set_new(root, "level", level < 0 ? json_null() : json_integer(level));
+	/* What a dead patcher left; not what a living one is doing. */
+	if (server->leftovers.count && !server->leftovers.patcher)
+		json_object_set_new(root, "interrupted", json_string(server->leftovers.text));
 	if (server->unreadable)
 		json_object_set_new(root, "unreadable", json_string(server->unreadable));
 	return root;
@@ -177,6 +180,8 @@ int cmd_list(int argc, char **argv)
 	if (servers.count && servers.denied)
 		fprintf(stderr, "%s: note: %zu more servers belong to other users; run as root\n",
 			DBC_PROGRAM, servers.denied);
+	for (size_t i = 0; i < servers.count; i++)
+		cli_note_leftovers(&servers.items[i]);
 	dbc_servers_deinit(&servers);
 	return 0;
 }

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* dbcarectl: finds the sub-command and hands over. */
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -83,9 +82,8 @@ int main(int argc, char **argv)
 	struct top top = { 0 };
 	char name[64];
 
+	pe_cli_init(DBC_PROGRAM);
 	argp_err_exit_status = 1;
-	/* A closed pipe must not kill us while a server is being worked on. */
-	signal(SIGPIPE, SIG_IGN);
 	argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &top);
 	if (!top.command)
 		return 1;

@@ -284,14 +284,5 @@ struct pe_error *pe_apply(struct pe_target *target, const struct pe_plan *plan,
 	lock_release(target, &lock);
 	cancel_end(options, &signals);
 	result->operation_us = pe_now_us() - start;
-	/* Whatever failed, that the target is gone explains it. */
-	if (err && err->code != PE_ERR_DIED) {
-		struct pe_error *dead = pe_target_alive(target);
-
-		if (dead) {
-			pe_error_free(err);
-			return dead;
-		}
-	}
-	return err;
+	return explain_death(target, err);
 }

@@ -249,6 +249,9 @@ struct pe_plan {
 	struct layout layout;
 };
 
+/* Whatever failed, that the target is gone explains it: @err, or an error in its place. */
+struct pe_error *explain_death(const struct pe_target *target, struct pe_error *err) pe_must_check;
+
 /* Alive, and nobody traces it. */
 struct pe_error *check_approachable(const struct pe_target *target) pe_must_check;
 
@@ -410,5 +413,9 @@ struct pe_error *recover_locked(struct pe_target *target, uint64_t deadline,
 /* One patcher at a time a process; BUSY with the other's pid. */
 struct pe_error *lock_take(const struct pe_target *target, int *ret) pe_must_check;
 void lock_release(const struct pe_target *target, int *fd);
+/* Who is at work on it now; 0: nobody that can be seen from here. */
+pid_t lock_holder(const struct pe_target *target);
+/* Is this descriptor of the target one of a patch? */
+bool fd_is_ours(const struct pe_target *target, int fd);
 
 #endif

@@ -407,6 +407,16 @@ static struct pe_error *plan_fill(struct pe_target *target, struct pe_plan *plan
 	return err;
 }
 
+struct pe_error *explain_death(const struct pe_target *target, struct pe_error *err)
+{
+	struct pe_error *dead = err && err->code != PE_ERR_DIED ? pe_target_alive(target) : NULL;
+
+	if (!dead)
+		return err;
+	pe_error_free(err);
+	return dead;
+}
+
 struct pe_error *check_approachable(const struct pe_target *target)
 {
 	struct pe_error *err = pe_target_alive(target);

@@ -196,5 +196,5 @@ struct pe_error *pe_revert(struct pe_target *target, const char *name,
 	lock_release(target, &lock);
 	cancel_end(options, &signals);
 	result->operation_us = pe_now_us() - start;
-	return err;
+	return explain_death(target, err);
 }

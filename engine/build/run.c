@@ -104,6 +104,8 @@ static void child_main(const struct pe_run *run, int out, int err, const sigset_
 	signal(SIGINT, SIG_DFL);
 	signal(SIGTERM, SIG_DFL);
 	signal(SIGHUP, SIG_DFL);
+	signal(SIGPIPE, SIG_DFL);
+	signal(SIGXFSZ, SIG_DFL);
 	sigprocmask(SIG_SETMASK, mask, NULL);
 	dup2(nothing, STDIN_FILENO);
 	dup2(out, STDOUT_FILENO);

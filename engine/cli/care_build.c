@@ -174,6 +174,7 @@ int main(int argc, char **argv)
 	static char name[] = "care-build";
 	bool json = false;
 
+	pe_cli_init(name);
 	argp_err_exit_status = 1;
 	setenv("ARGP_HELP_FMT", "rmargin=99", 0);
 	if (argc > 0)

@@ -371,7 +371,10 @@ static struct pe_error *prepare(struct pe_stop *stop)
 	snprintf(path, sizeof(path), "/proc/%d/task", target->pid);
 	stop->task_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (stop->task_fd < 0 || proc_task_stat(target->pid, 0, &stat))
-		return pe_error_new(PE_ERR_DIED, "process %d is gone", target->pid);
+		return errno == ENOENT || errno == ESRCH
+			       ? pe_error_new(PE_ERR_DIED, "process %d is gone", target->pid)
+			       : pe_error_errno(errno, "cannot list the threads of process %d",
+						target->pid);
 	stop->list_buffer = malloc(LIST_BUFFER);
 	stop->stack_buffer = malloc(STACK_BUFFER);
 	if (!stop->list_buffer || !stop->stack_buffer)

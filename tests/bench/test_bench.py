@@ -33,3 +33,16 @@ def test_call_measures_the_cost_of_a_patched_entry():
     done = run(path, "--json", timeout=600)
     assert done.status == 0, done
     assert json.loads(done.out)
+
+
+def test_patchers_killed_at_random_moments_cost_nothing(target):
+    kills = 1000 if LONG else 25
+    done = run(os.path.join(TOP, "tests", "bench", "kills"), "--json", "--kills", str(kills),
+               *([] if LONG else ["--program-kills", "20", "--calls", "100000"]), timeout=7200)
+    assert done.status == 0, done
+    result = json.loads(done.out)
+    server, program = result["server"], result["program"]
+    assert server["kills"] >= kills and program["kills"] >= 20
+    assert (server["errors"], server["reconnects"], server["contract_violations"]) == (0, 0, [])
+    assert server["queries"] > 1000 and server["contract_questions"] > 20
+    assert program["violations"] == 0 and program["calls"] >= 100000

@@ -168,4 +168,16 @@ struct pe_recovery {
 struct pe_error *pe_recover(struct pe_target *target, struct pe_recovery *ret) pe_must_check;
 void pe_recovery_deinit(struct pe_recovery *recovery);
 
+/* What pe_recover would find to do, apart from memory that may be released later. */
+struct pe_leftovers {
+	size_t count;
+	char *text;    /* owned; one line each, "NAME: what"; NULL when there is nothing */
+	pid_t patcher; /* at work on the process now: then it is no leftover; 0: nobody */
+};
+
+/* Changes nothing and stops nobody. */
+struct pe_error *pe_leftovers_read(const struct pe_target *target,
+				   struct pe_leftovers *ret) pe_must_check;
+void pe_leftovers_deinit(struct pe_leftovers *leftovers);
+
 #endif

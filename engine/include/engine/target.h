@@ -31,6 +31,8 @@ uint64_t pe_target_start_time(const struct pe_target *target); /* clock ticks, /
 struct pe_error *pe_target_alive(const struct pe_target *target) pe_must_check;
 /* Tracer of the process (not us), or of any of its threads; 0 when none. */
 pid_t pe_target_tracer(const struct pe_target *target);
+/* Ours, open as long as @target is. */
+int pe_target_pidfd(const struct pe_target *target);
 /* True when a signal has stopped it (SIGSTOP, SIGTSTP). */
 bool pe_target_is_stopped(const struct pe_target *target);
 
