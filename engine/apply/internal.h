@@ -83,8 +83,10 @@ struct ledger_header {
 	uint32_t own_images;
 	uint32_t start_count;
 	uint32_t replaced_count; /* patches that this one replaced */
-	uint32_t json_size;	 /* name, description, CVEs, function names */
+	uint32_t json_size;	 /* name, description, CVEs, function names, symbols of starts */
 	uint32_t machine;
+	uint32_t eh_frame; /* where it begins in the unwind tables, bytes */
+	uint32_t reserved;
 	uint64_t sequence;
 	uint64_t register_stub; /* 0: no unwind tables to register */
 	uint64_t deregister_stub;
@@ -292,6 +294,8 @@ struct pe_error *plan_call_resolvers(struct pe_target *target, struct pe_plan *p
 
 /* ---- layout.c ---- */
 
+/* Defined in the text of the patch: the ledger lists where they start, in this order. */
+bool is_new_function(const struct pe_patch *patch, const struct pe_patch_symbol *symbol);
 /* Tables of landing pads: only unwinding reads them. */
 bool is_except_table(const struct pe_patch_section *section);
 struct pe_error *layout_init(struct pe_plan *plan) pe_must_check;

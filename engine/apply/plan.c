@@ -338,12 +338,25 @@ static json_t *json_cves(const struct pe_patch *patch)
 	return list;
 }
 
+/* Names and sizes of what the ledger's starts are the addresses of. */
+static json_t *json_symbols(const struct pe_patch *patch)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < patch->symbol_count; i++)
+		if (is_new_function(patch, &patch->symbols[i]))
+			json_array_append_new(list, json_pack("[s, I]", patch->symbols[i].name,
+							      (json_int_t)patch->symbols[i].size));
+	return list;
+}
+
 static struct pe_error *make_ledger_json(struct pe_plan *plan)
 {
 	const struct pe_patch *patch = plan->patch;
 	json_t *functions = json_array();
-	json_t *root = json_pack("{s:s, s:o, s:o}", "name", patch->name, "cves", json_cves(patch),
-				 "functions", functions);
+	json_t *root =
+		json_pack("{s:s, s:o, s:o, s:o}", "name", patch->name, "cves", json_cves(patch),
+			  "functions", functions, "symbols", json_symbols(patch));
 	const char *description = patch->description ? patch->description : "";
 	size_t length = strnlen(description, MAX_DESCRIPTION);
 

@@ -12,7 +12,15 @@
 
 const char *argp_program_version = "care-patch (DatabaseCare) " CARE_VERSION;
 
-enum { KEY_DRY_RUN = 'n', KEY_MAX_PAUSE = 256, KEY_ALL, KEY_REPLACE };
+enum {
+	KEY_DRY_RUN = 'n',
+	KEY_MAX_PAUSE = 256,
+	KEY_ALL,
+	KEY_REPLACE,
+	KEY_PERF_MAP,
+	KEY_GDB,
+	KEY_PERF
+};
 
 struct session {
 	struct care_patch_options options;
@@ -23,7 +31,7 @@ struct session {
 
 struct command {
 	const char *name;
-	enum { ARG_NONE, ARG_FILE, ARG_NAME, ARG_OPTIONAL } arg;
+	enum { ARG_NONE, ARG_FILE, ARG_NAME, ARG_OPTIONAL, ARG_ADDRESS } arg;
 	bool needs_pid;
 	struct pe_error *(*run)(struct session *session);
 };
@@ -275,14 +283,35 @@ static struct pe_error *run_recover(struct session *session)
 	return err;
 }
 
+static struct pe_error *run_symbols(struct session *session)
+{
+	const struct care_patch_options *options = &session->options;
+	auto_target *target = NULL;
+	struct pe_applied_list list;
+	struct pe_error *err = pe_target_open(options->pid, &target);
+
+	if (!err)
+		err = pe_applied_read(target, &list);
+	if (err)
+		return err;
+	if (options->want_perf_map)
+		err = care_patch_write_perf_map(options, &list);
+	if (!err && options->gdb)
+		err = care_patch_write_gdb(options, target, &list);
+	if (!err && options->perf)
+		err = care_patch_write_perf(options, target, &list);
+	if (!err && (options->json || options->what ||
+		     (!options->want_perf_map && !options->gdb && !options->perf)))
+		err = care_patch_print_symbols(options, &list);
+	pe_applied_list_deinit(&list);
+	return err;
+}
+
 static const struct command commands[] = {
-	{ "show", ARG_FILE, false, run_show },
-	{ "check", ARG_FILE, true, run_check },
-	{ "apply", ARG_FILE, true, run_apply },
-	{ "revert", ARG_NAME, true, run_revert },
-	{ "info", ARG_OPTIONAL, true, run_info },
-	{ "recover", ARG_NONE, true, run_recover },
-	{ 0 },
+	{ "show", ARG_FILE, false, run_show },	       { "check", ARG_FILE, true, run_check },
+	{ "apply", ARG_FILE, true, run_apply },	       { "revert", ARG_NAME, true, run_revert },
+	{ "info", ARG_OPTIONAL, true, run_info },      { "recover", ARG_NONE, true, run_recover },
+	{ "symbols", ARG_ADDRESS, true, run_symbols }, { 0 },
 };
 
 /* ---- command line ---- */
@@ -299,6 +328,10 @@ static const struct argp_option argp_options[] = {
 	  "level of the same patch is replaced without it",
 	  0 },
 	{ "all", KEY_ALL, NULL, 0, "revert: everything, the latest first", 0 },
+	{ "perf-map", KEY_PERF_MAP, "FILE", OPTION_ARG_OPTIONAL,
+	  "symbols: write the map for profilers (/tmp/perf-N.map)", 0 },
+	{ "gdb", KEY_GDB, "DIR", 0, "symbols: write files for gdb to this folder", 0 },
+	{ "perf", KEY_PERF, "DIR", 0, "symbols: write files for perf to this folder", 0 },
 	{ "json", 'j', NULL, 0, "Print the result (errors too) as JSON", 0 },
 	{ "verbose", 'v', NULL, 0, "Show each step", 0 },
 	{ "quiet", 'q', NULL, 0, "Print errors only", 0 },
@@ -314,6 +347,8 @@ static const char doc[] =
 	"  revert NAME --pid N     take it back (a FILE stands for the name in it)\n"
 	"  info [NAME] --pid N     what is applied\n"
 	"  recover --pid N         finish or undo what a killed patcher left\n"
+	"  symbols [0xADDRESS] --pid N\n"
+	"                          names of patched code; for perf and gdb with the options\n"
 	"\n"
 	"Exit status: 0 done, 1 error, 2 nothing to do, 3 no such process, 4 not now (a thread is "
 	"in\n"
@@ -363,6 +398,10 @@ static void check_usage(struct session *session, struct argp_state *state)
 		argp_error(state, "%s needs a FILE", command->name);
 	if (command->arg == ARG_NAME && !options->what == !options->all)
 		argp_error(state, "%s needs a NAME or --all", command->name);
+	if (command->arg == ARG_ADDRESS && options->what &&
+	    (strncmp(options->what, "0x", 2) || !options->what[2] ||
+	     options->what[2 + strspn(options->what + 2, "0123456789abcdefABCDEF")]))
+		argp_error(state, "\"%s\" is no address like 0x7f00aa001234", options->what);
 	if (command->arg == ARG_NONE && options->what)
 		argp_error(state, "%s takes no \"%s\"", command->name, options->what);
 }
@@ -392,6 +431,16 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case KEY_ALL:
 		options->all = true;
+		return 0;
+	case KEY_PERF_MAP:
+		options->want_perf_map = true;
+		options->perf_map = arg;
+		return 0;
+	case KEY_PERF:
+		options->perf = arg;
+		return 0;
+	case KEY_GDB:
+		options->gdb = arg;
 		return 0;
 	case 'j':
 		options->json = true;

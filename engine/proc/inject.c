@@ -207,6 +207,8 @@ struct pe_error *inject_hold(struct pe_injector *injector, pid_t tid)
 
 	if (!err)
 		err = read_state(injector);
+	if (!err)
+		err = tracee_suspend_seccomp(injector->target, tid);
 	if (err)
 		inject_let_go(injector, 0);
 	return err;

@@ -94,8 +94,7 @@ bool proc_task_is_user_thread(const struct task_stat *stat)
 	       stat->state != 'X';
 }
 
-/* A number from /proc/PID/status or a task's; 0 when there is none. */
-static long status_number(const char *path, const char *key)
+long proc_status_number(const char *path, const char *key)
 {
 	char text[4096];
 
@@ -158,7 +157,7 @@ static struct pe_error *open_checks(pid_t pid, struct task_stat *stat)
 		return pe_error_new(PE_ERR_NO_TARGET, "process %d is dead (a zombie)", pid);
 
 	snprintf(path, sizeof(path), "/proc/%d/status", pid);
-	long tgid = status_number(path, "\nTgid:");
+	long tgid = proc_status_number(path, "\nTgid:");
 
 	if (tgid && tgid != pid)
 		return pe_error_new(PE_ERR_NO_TARGET, "%d is a thread of process %ld", pid, tgid);
@@ -271,7 +270,7 @@ pid_t pe_target_tracer(const struct pe_target *target)
 		if (entry->d_name[0] == '.')
 			continue;
 		snprintf(path, sizeof(path), "/proc/%d/task/%s/status", target->pid, entry->d_name);
-		found = (pid_t)status_number(path, "\nTracerPid:");
+		found = (pid_t)proc_status_number(path, "\nTracerPid:");
 		if (found == getpid() || found == gettid())
 			found = 0;
 	}

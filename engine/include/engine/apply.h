@@ -26,6 +26,13 @@ enum pe_state {
 
 const char *pe_state_name(enum pe_state state);
 
+/* A piece of the code of an applied patch: a new function, or the way into one. */
+struct pe_applied_symbol {
+	char *name; /* as the linker knows it; "NAME.care_entry" for the way into NAME */
+	uint64_t address;
+	uint64_t size; /* bytes */
+};
+
 /* One patch found in a process, read from its ledger. */
 struct pe_applied {
 	char *name;
@@ -38,11 +45,16 @@ struct pe_applied {
 	size_t function_count;
 	char **functions; /* names of replaced functions */
 	struct pe_build_id build_id;
-	uint64_t start, size; /* of its mapping, bytes */
-	uint64_t sequence;    /* order of application in this process: 1, 2, ... */
-	int64_t applied_at;   /* seconds since the epoch; 0 when it never was */
-	uint64_t pause_us;    /* of its switch */
-	bool inherited;	      /* the ledger names another process: we are a fork of it */
+	uint64_t start, size;		  /* of its mapping, bytes */
+	uint64_t text_size;		  /* of its code, which begins the mapping; bytes */
+	uint64_t eh_frame, eh_frame_size; /* its unwind tables; size 0 when it has none */
+	struct pe_applied_symbol *symbols;
+	size_t symbol_count;
+	uint16_t machine;   /* EM_* */
+	uint64_t sequence;  /* order of application in this process: 1, 2, ... */
+	int64_t applied_at; /* seconds since the epoch; 0 when it never was */
+	uint64_t pause_us;  /* of its switch */
+	bool inherited;	    /* the ledger names another process: we are a fork of it */
 	/*
 	 * SETTLING: threads that seem to have frames of the old code; REVERTED: of this patch's.
 	 * Read without stopping anyone, so those that run are not seen: running_threads. Else both
