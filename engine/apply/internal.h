@@ -335,7 +335,7 @@ struct stop_view {
 	bool text_free; /* no thread runs in, or returns to, the watched patches' code */
 	bool data_free; /* no register holds an address of their mappings */
 	uint64_t *sps;	/* of all threads: where the live part of the stack begins */
-	size_t sp_count;
+	size_t sp_count, sp_room;
 };
 
 void stop_view_deinit(struct stop_view *view);

@@ -149,18 +149,35 @@ static struct pe_error *is_text_free(struct pe_stop *stop, const struct pe_maps 
 	return err;
 }
 
+/* Made and touched before the stop, with room for threads that are born meanwhile. */
+static struct pe_error *view_reserve(struct stop_view *view, const struct switch_job *job,
+				     size_t threads)
+{
+	if (!job->watch_count || view->sp_room > threads)
+		return NULL;
+
+	size_t room = threads + threads / 2 + 64;
+	uint64_t *sps = reallocarray(view->sps, room, sizeof(*sps));
+
+	if (!sps)
+		return pe_error_nomem();
+	memset(sps, 0, room * sizeof(*sps));
+	view->sps = sps;
+	view->sp_room = room;
+	return NULL;
+}
+
 static struct pe_error *view_fill(struct pe_stop *stop, const struct switch_job *job,
 				  struct stop_view *view)
 {
 	size_t count;
 	const struct pe_stopped_thread *threads = pe_stop_threads(stop, &count);
+	struct pe_error *err = view_reserve(view, job, count);
 
-	free(view->sps);
+	if (err)
+		return err;
 	view->data_free = true;
 	view->sp_count = 0;
-	view->sps = calloc(count + 1, sizeof(*view->sps));
-	if (!view->sps)
-		return pe_error_nomem();
 	for (size_t i = 0; i < count; i++) {
 		/* A thread in a system call is in a function of libc that uses no red zone. */
 		bool in_syscall = (int64_t)threads[i].regs.orig_rax >= 0;
@@ -186,13 +203,14 @@ static struct pe_error *stop_once(struct pe_target *target, const struct switch_
 				  struct pe_stack_hits *hits, struct stop_view *view, bool *done)
 {
 	struct pe_maps maps = { 0 };
-	const struct pe_stop_options stop_options = {
+	struct pe_stop_options stop_options = {
 		.fifo = true,
 		.limit_us = hold_limit(expected_threads),
 		.maps = &maps,
 		.ranges = job->check && job->stacks ? job->ranges : NULL,
 		.range_count = job->range_count,
 		.match = job->match,
+		.parts = &result->parts,
 	};
 	struct pe_stop *stop = NULL;
 	struct pe_error *err = pe_target_maps(target, &maps);
@@ -204,6 +222,14 @@ static struct pe_error *stop_once(struct pe_target *target, const struct switch_
 	bool look = !err && job->watch_count && !job->watch_checked &&
 		    worth_looking(target, &maps, job, text);
 
+	/* Of two questions the one about stacks is worth answering while others still stop. */
+	if (look && !stop_options.ranges) {
+		stop_options.ranges = text;
+		stop_options.range_count = job->watch_count;
+		stop_options.match = PE_MATCH_BODY;
+	}
+	if (!err)
+		err = view_reserve(view, job, expected_threads);
 	if (!err)
 		err = pe_stop_all(target, &stop_options, &stop);
 	if (err) {

@@ -104,24 +104,34 @@ void care_patch_print_already(const struct care_patch_options *options, const ch
 		printf("already applied: %s in process %d\n", name, options->pid);
 }
 
+static json_t *parts_json(const struct pe_pause_parts *parts)
+{
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "interrupt_us",
+			 (json_int_t)parts->interrupt_us, "wait_us", (json_int_t)parts->wait_us,
+			 "look_us", (json_int_t)parts->look_us, "list_us",
+			 (json_int_t)parts->list_us, "check_us", (json_int_t)parts->check_us,
+			 "commit_us", (json_int_t)parts->commit_us, "detach_us",
+			 (json_int_t)parts->detach_us);
+}
+
 void care_patch_print_result(const struct care_patch_options *options, const char *action,
 			     const char *name, const struct pe_switch_result *result)
 {
 	char pause[32], operation[32];
 
 	if (options->json) {
-		pe_cli_json(json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:i, s:b, s:b, s:s?, "
-				      "s:o}",
-				      "action", action, "name", name, "pid", (int)options->pid,
-				      "pause_us", (json_int_t)result->pause_us, "predicted_us",
-				      (json_int_t)result->predicted_us, "operation_us",
-				      (json_int_t)result->operation_us, "threads",
-				      (json_int_t)result->threads, "attempts",
-				      (int)result->attempts, "fifo_refused",
-				      (int)result->fifo_refused, "memory_kept",
-				      (int)result->memory_kept, "note", result->note, "replaced",
-				      pe_cli_json_strings((const char *const *)result->replaced,
-							  result->replaced_count)));
+		pe_cli_json(json_pack(
+			"{s:s, s:s, s:i, s:I, s:o, s:I, s:I, s:I, s:i, s:b, s:b, "
+			"s:s?, s:o}",
+			"action", action, "name", name, "pid", (int)options->pid, "pause_us",
+			(json_int_t)result->pause_us, "pause_parts", parts_json(&result->parts),
+			"predicted_us", (json_int_t)result->predicted_us, "operation_us",
+			(json_int_t)result->operation_us, "threads", (json_int_t)result->threads,
+			"attempts", (int)result->attempts, "fifo_refused",
+			(int)result->fifo_refused, "memory_kept", (int)result->memory_kept, "note",
+			result->note, "replaced",
+			pe_cli_json_strings((const char *const *)result->replaced,
+					    result->replaced_count)));
 		return;
 	}
 	if (options->quiet)

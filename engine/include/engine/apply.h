@@ -118,6 +118,7 @@ struct pe_apply_options {
 struct pe_switch_result {
 	uint64_t predicted_us; /* pause that was predicted */
 	uint64_t pause_us;     /* of the stop that switched */
+	struct pe_pause_parts parts;
 	uint64_t operation_us; /* the whole operation */
 	size_t threads;	       /* stopped */
 	unsigned int attempts; /* stops tried, the successful one included */

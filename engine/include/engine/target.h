@@ -166,6 +166,17 @@ struct pe_stopped_thread {
 	struct user_regs_struct regs;
 };
 
+/* Where the time of a pause went, microseconds; their sum is the pause. */
+struct pe_pause_parts {
+	uint64_t interrupt_us; /* telling all threads to stop */
+	uint64_t wait_us;      /* until each stands */
+	uint64_t look_us;      /* its registers and stack, while others are still on their way */
+	uint64_t list_us;      /* was a thread born meanwhile? */
+	uint64_t check_us;     /* unwinding those that seem to be in the way */
+	uint64_t commit_us;    /* what the caller did while they stood */
+	uint64_t detach_us;
+};
+
 struct pe_stop_options {
 	bool fifo;	   /* SCHED_FIFO while threads are held */
 	uint64_t limit_us; /* longest hold; every pe_stop_* call fails with BUSY past it */
@@ -178,6 +189,7 @@ struct pe_stop_options {
 	const struct pe_range *ranges;
 	size_t range_count;
 	enum pe_range_match match;
+	struct pe_pause_parts *parts; /* filled by pe_stop_resume; or NULL */
 };
 
 struct pe_stop;
