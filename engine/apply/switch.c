@@ -63,18 +63,32 @@ void note_add(char **note, const char *fmt, ...)
 	*note = joined;
 }
 
-uint64_t predict_pause(const struct ledgers *ledgers, size_t threads)
+void predict_pause(struct pe_target *target, const struct ledgers *ledgers,
+		   const struct pe_threads *threads, size_t count, struct pe_pause_guess *ret)
 {
 	const uint64_t base_us = 200, thread_us = 10;
+	struct pe_stop_sample sample;
 
-	/* The last switch of this process knows better. */
+	if (threads && pe_target_sample_stop(target, threads, &sample)) {
+		ret->us = sample.one_us + sample.further_ns * (count ? count - 1 : 0) / 1000;
+		snprintf(ret->from, sizeof(ret->from),
+			 "%zu threads, %.1f µs each as measured just now on %zu of them", count,
+			 (double)ret->us / (double)(count ? count : 1), sample.threads);
+		return;
+	}
 	for (size_t i = ledgers->count; i-- > 0;) {
 		const struct ledger_variable *v = &ledgers->items[i].header.variable;
 
-		if (ledgers->items[i].complete && v->pause_us && v->threads)
-			return v->pause_us * (threads + 10) / (v->threads + 10);
+		if (!ledgers->items[i].complete || !v->pause_us || !v->threads)
+			continue;
+		ret->us = v->pause_us * (count + 10) / (v->threads + 10);
+		snprintf(ret->from, sizeof(ret->from),
+			 "%zu threads; the last switch of this process stopped %u for %lu µs",
+			 count, v->threads, (unsigned long)v->pause_us);
+		return;
 	}
-	return base_us + thread_us * threads;
+	ret->us = base_us + thread_us * count;
+	snprintf(ret->from, sizeof(ret->from), "%zu threads, 10 µs each as a rule", count);
 }
 
 void stop_view_deinit(struct stop_view *view)

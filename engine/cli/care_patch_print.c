@@ -32,7 +32,7 @@ static json_t *json_predicted(const struct pe_plan *plan, const struct pe_stack_
 }
 
 static void plan_json(const struct care_patch_options *options, const struct pe_plan *plan,
-		      const struct pe_stack_hits *blockers, uint64_t pause_us)
+		      const struct pe_stack_hits *blockers, const struct pe_pause_guess *guess)
 {
 	const struct pe_patch *patch = pe_plan_patch(plan);
 	json_t *functions = json_array();
@@ -49,13 +49,13 @@ static void plan_json(const struct care_patch_options *options, const struct pe_
 	pe_cli_json(json_pack(
 		"{s:s, s:i, s:i, s:b, s:I, s:I, s:b, s:o, s:o, s:o}", "name", patch->name, "level",
 		(int)patch->level, "pid", (int)options->pid, "independent", (int)patch->independent,
-		"memory", (json_int_t)pe_plan_memory(plan), "predicted_us", (json_int_t)pause_us,
+		"memory", (json_int_t)pe_plan_memory(plan), "predicted_us", (json_int_t)guess->us,
 		"needs_stacks", (int)pe_plan_needs_stacks(plan), "functions", functions, "replaces",
 		pe_cli_json_replaced(plan), "blockers", json_predicted(plan, blockers)));
 }
 
 void care_patch_print_plan(const struct care_patch_options *options, const struct pe_plan *plan,
-			   const struct pe_stack_hits *blockers, uint64_t pause_us)
+			   const struct pe_stack_hits *blockers, const struct pe_pause_guess *guess)
 {
 	static const char *const titles[] = { "FUNCTION", "ENTRY", ">OLD", ">NEW", "NOW", NULL };
 	const struct pe_patch *patch = pe_plan_patch(plan);
@@ -64,7 +64,7 @@ void care_patch_print_plan(const struct care_patch_options *options, const struc
 	const struct pe_plan_function *f = pe_plan_functions(plan, &count);
 
 	if (options->json) {
-		plan_json(options, plan, blockers, pause_us);
+		plan_json(options, plan, blockers, guess);
 		return;
 	}
 	if (options->quiet)
@@ -87,7 +87,7 @@ void care_patch_print_plan(const struct care_patch_options *options, const struc
 	printf("%s can be applied to process %d: %zu function%s, %s of memory, a pause of about "
 	       "%s\n",
 	       patch->name, options->pid, count, count == 1 ? "" : "s",
-	       pe_format_bytes(pe_plan_memory(plan), memory), pe_format_us(pause_us, pause));
+	       pe_format_bytes(pe_plan_memory(plan), memory), pe_format_us(guess->us, pause));
 	for (size_t i = 0; i < blockers->count; i++)
 		printf("thread %d may be in %s now\n", blockers->items[i].tid,
 		       pe_plan_tag_name(plan, blockers->items[i].tag));

@@ -8,7 +8,7 @@ from harness import LONG
 SHORT = ["main.func_math", "main.join", "main.order_by", "main.group_by", "main.subselect",
          "main.union", "main.func_str", "innodb.innodb"]
 # Those that mostly share a server instead of starting their own: it is running code that counts.
-SUITES = ["--suite=main,innodb", "--skip-combinations",
+SUITES = ["--suite=main,innodb",
           "--do-test=^(func_|group_|join|select|order_|union|subselect|type_|null|insert|update|"
           "delete|view|trigger|having|distinct|derived|cte_|win|range|case|cast|count|bigint|"
           "auto_increment|foreign|innodb[-_](autoinc|lock|bug|index|truncate|mysql))"]

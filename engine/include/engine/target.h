@@ -218,6 +218,19 @@ struct pe_error *pe_stop_within_limit(const struct pe_stop *stop) pe_must_check;
 /* Detaches all, frees @stop. *pause_us: first interrupt to last detach. */
 void pe_stop_resume(struct pe_stop *stop, uint64_t *pause_us);
 
+struct pe_stop_sample {
+	size_t threads;	     /* that were stopped to know */
+	uint64_t one_us;     /* stopping one alone */
+	uint64_t further_ns; /* each further one at the same time */
+};
+
+/*
+ * Stops a few blocked threads, each for about as long as an injected call does, to know what it
+ * costs on this machine now. False when that could not be measured.
+ */
+bool pe_target_sample_stop(struct pe_target *target, const struct pe_threads *threads,
+			   struct pe_stop_sample *ret);
+
 /* ---- injected calls (they heal themselves, DESIGN 6) ---- */
 
 struct pe_injector;
