@@ -118,11 +118,13 @@ static struct pe_error *predict(struct dbc_session *session, const struct dbc_op
 	struct pe_stack_hits hits = { 0 };
 
 	tell(options, "looking at the stacks of all threads");
-	struct pe_error *err =
-		pe_plan_predict(session->target, ret->plan, &hits, &ret->predicted_us);
+	struct pe_pause_guess guess;
+	struct pe_error *err = pe_plan_predict(session->target, ret->plan, &hits, &guess);
 
 	if (err)
 		return err;
+	ret->predicted_us = guess.us;
+	memcpy(ret->predicted_from, guess.from, sizeof(ret->predicted_from));
 
 	pe_auto_free const char **names = hit_functions(ret->plan, &hits);
 
@@ -164,10 +166,11 @@ struct pe_error *dbc_check(struct dbc_session *session, const struct pe_patch *p
 		return held;
 	err = predict(session, options, ret);
 	if (!err && options->max_pause_us && ret->predicted_us > options->max_pause_us)
-		err = pe_error_new(PE_ERR_BUSY,
-				   "the predicted pause of %llu µs exceeds the limit of %llu µs",
-				   (unsigned long long)ret->predicted_us,
-				   (unsigned long long)options->max_pause_us);
+		err = pe_error_new(
+			PE_ERR_BUSY,
+			"the predicted pause of %llu µs exceeds the limit of %llu µs (%s)",
+			(unsigned long long)ret->predicted_us,
+			(unsigned long long)options->max_pause_us, ret->predicted_from);
 	if (!err)
 		err = error_busy(&ret->blockers);
 	if (held) {

@@ -45,6 +45,7 @@ struct dbc_options {
 struct dbc_outcome {
 	struct pe_plan *plan;  /* of check and apply */
 	uint64_t predicted_us; /* pause, microseconds */
+	char predicted_from[120];
 	struct dbc_gate_report gates;
 	bool gates_skipped;
 	struct dbc_blockers blockers;

@@ -238,8 +238,8 @@ static void print_check(const struct dbc_session *session, const struct pe_patch
 		puts("In the way now:");
 		cli_print_blockers(&outcome->blockers);
 	}
-	printf("predicted pause %s, %zu threads\n", pe_format_us(outcome->predicted_us, pause),
-	       session->server.threads);
+	printf("predicted pause %s (%s), %zu threads\n", pe_format_us(outcome->predicted_us, pause),
+	       outcome->predicted_from, session->server.threads);
 }
 
 static int run_check(struct change *change, struct dbc_session *session,

@@ -88,12 +88,12 @@ static struct pe_error *print_prediction(struct session *session, struct pe_targ
 					 const struct pe_plan *plan)
 {
 	struct pe_stack_hits blockers = { 0 };
-	uint64_t pause_us = 0;
-	struct pe_error *err = pe_plan_predict(target, plan, &blockers, &pause_us);
+	struct pe_pause_guess guess;
+	struct pe_error *err = pe_plan_predict(target, plan, &blockers, &guess);
 
 	if (!err) {
 		pe_progress_done(&session->progress);
-		care_patch_print_plan(&session->options, plan, &blockers, pause_us);
+		care_patch_print_plan(&session->options, plan, &blockers, &guess);
 	}
 	pe_stack_hits_deinit(&blockers);
 	return err;

@@ -18,7 +18,7 @@
 #include <time.h>
 
 #include "engine/cleanup.h"
-#include "stop.h"
+#include "stragglers.h"
 #include "unwind.h"
 
 enum {
@@ -206,7 +206,7 @@ void pe_target_close(struct pe_target *target)
 {
 	if (!target)
 		return;
-	stop_release_stragglers(target, 1000000);
+	stragglers_release(target, 1000000);
 	unwinder_free(target->unwinder);
 	if (target->pidfd >= 0)
 		close(target->pidfd);

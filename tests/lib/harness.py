@@ -203,9 +203,11 @@ class Server:
                 f"--lc-messages-dir={usr}/share/mysql", *self.options]
 
     def start(self, seconds=60):
+        # A session of its own, as a service has: in ours the kernel's autogroups would hold the
+        # processor time that our tools use against the server.
         self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL,
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                        preexec_fn=die_with_parent)
+                                        start_new_session=True, preexec_fn=die_with_parent)
         wait_until(self._answers, seconds, "the server's first answer")
         return self
 
