@@ -156,7 +156,7 @@ static struct pe_error *error_of(MYSQL *mysql, const struct dbc_server *server, 
 static void set_options(MYSQL *mysql, const struct dbc_option_files *files)
 {
 	unsigned int connect = CONNECT_TIMEOUT, query = QUERY_TIMEOUT,
-		     socket = MYSQL_PROTOCOL_SOCKET;
+		     socket = MYSQL_PROTOCOL_SOCKET, infile = 0;
 	char path[64];
 
 	if (files->fd >= 0) {
@@ -164,6 +164,8 @@ static void set_options(MYSQL *mysql, const struct dbc_option_files *files)
 		mysql_options(mysql, MYSQL_READ_DEFAULT_FILE, path);
 		mysql_options(mysql, MYSQL_READ_DEFAULT_GROUP, "dbcarectl");
 	}
+	/* A server may ask its client for any file. */
+	mysql_options(mysql, MYSQL_OPT_LOCAL_INFILE, &infile);
 	mysql_options(mysql, MYSQL_OPT_CONNECT_TIMEOUT, &connect);
 	mysql_options(mysql, MYSQL_OPT_READ_TIMEOUT, &query);
 	mysql_options(mysql, MYSQL_OPT_WRITE_TIMEOUT, &query);
@@ -198,6 +200,18 @@ static struct pe_error *connect_to(struct dbc_sql *sql, const struct dbc_server 
 	return err;
 }
 
+/* A container's server has the container's accounts: its option files know them. */
+static struct pe_error *options_read(const struct dbc_server *server, const struct dbc_login *login,
+				     struct dbc_option_files *ret)
+{
+	char root[64];
+
+	if (!server->container || login->defaults_file)
+		return dbc_option_files_read(login->defaults_file, ret);
+	snprintf(root, sizeof(root), "/proc/%d/root", (int)server->pid);
+	return dbc_option_files_below(root, ret);
+}
+
 struct pe_error *dbc_sql_open(const struct dbc_server *server, const struct dbc_login *login,
 			      struct dbc_sql **ret, char **notes)
 {
@@ -205,7 +219,7 @@ struct pe_error *dbc_sql_open(const struct dbc_server *server, const struct dbc_
 	struct pe_error *err = NULL;
 
 	if (!login->no_defaults)
-		err = dbc_option_files_read(login->defaults_file, &files);
+		err = options_read(server, login, &files);
 	if (err)
 		return err;
 
