@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "dbcare/cluster.h"
 #include "dbcare/history.h"
 #include "engine/cleanup.h"
 
@@ -38,10 +39,17 @@ void dbc_session_connect(struct dbc_session *session)
 		dbc_sql_open(&session->server, &session->login, &session->sql, &session->notes);
 }
 
-void dbc_session_close(struct dbc_session *session)
+void dbc_session_disconnect(struct dbc_session *session)
 {
 	dbc_sql_close(session->sql);
+	session->sql = NULL;
 	pe_error_free(session->sql_error);
+	session->sql_error = NULL;
+}
+
+void dbc_session_close(struct dbc_session *session)
+{
+	dbc_session_disconnect(session);
 	if (session->target)
 		pe_target_close(session->target);
 	dbc_server_deinit(&session->server);
@@ -311,6 +319,17 @@ static struct pe_error *switch_and_verify(struct dbc_session *session, const str
 	return err ? take_back(session, patch->name, options, err, ret) : NULL;
 }
 
+/* Of one cluster one node at a time. Without SQL nobody can tell; the gates have been told so. */
+static struct pe_error *cluster_lock(struct dbc_session *session, int *lock_fd)
+{
+	struct dbc_node node = { 0 };
+	struct pe_error *err = NULL;
+
+	if (session->sql)
+		err = dbc_node_ask(session->sql, &node);
+	return err || !node.member ? err : dbc_cluster_lock(&node, lock_fd);
+}
+
 struct pe_error *dbc_apply(struct dbc_session *session, const struct pe_patch *patch,
 			   const struct dbc_options *options, struct dbc_outcome *ret)
 {
@@ -333,7 +352,13 @@ struct pe_error *dbc_apply(struct dbc_session *session, const struct pe_patch *p
 	json_t *fields = record_fields(session, patch->name);
 
 	json_object_set_new(fields, "gates", json_string(options->no_gates ? "skipped" : "ok"));
-	err = dbc_history_begin("apply", fields, &history);
+	pe_auto_fd int lock = -1;
+
+	err = cluster_lock(session, &lock);
+	if (!err)
+		err = dbc_history_begin("apply", fields, &history);
+	else
+		json_decref(fields);
 	if (err)
 		return err;
 	err = switch_and_verify(session, patch, options, ret);

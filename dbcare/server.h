@@ -26,7 +26,8 @@ struct dbc_server {
 	pid_t ns_pid; /* in its own pid namespace; the same as pid on the host */
 	char *exe;    /* path in its own mount namespace, without " (deleted)" */
 	enum dbc_exe_state exe_state;
-	bool container;	    /* its mount or pid namespace is not ours */
+	bool container;	    /* it lives in one */
+	char *container_id; /* as its runtime knows it; NULL: in none, or not to be found out */
 	char *socket;	    /* Unix socket it listens at, in its own mount namespace; NULL: none */
 	size_t connections; /* clients connected now, Unix and TCP */
 	size_t threads;
@@ -54,7 +55,8 @@ struct pe_error *dbc_discover(struct dbc_servers *ret) pe_must_check;
 void dbc_servers_deinit(struct dbc_servers *servers);
 
 /*
- * The server that @target names: a pid, the path of a socket, or NULL for the only one there is.
+ * The server that @target names: a pid, the path of a socket, a container's id (or how no other
+ * begins), or NULL for the only one there is.
  * NO_TARGET says which there are when the choice is not clear.
  */
 struct pe_error *dbc_server_find(const char *target, struct dbc_server *ret) pe_must_check;

@@ -78,6 +78,9 @@ static json_t *server_json(const struct dbc_server *server)
 				 "program_file", cli_exe_state_name(server->exe_state), "container",
 				 server->container, "patches", patches);
 
+	json_object_set_new(root, "container_id",
+			    server->container_id ? json_string(server->container_id) : json_null());
+	json_object_set_new(root, "inner_pid", json_integer(server->ns_pid));
 	json_object_set_new(root, "level", level < 0 ? json_null() : json_integer(level));
 	/* What a dead patcher left; not what a living one is doing. */
 	if (server->leftovers.count && !server->leftovers.patcher)
@@ -85,6 +88,11 @@ static json_t *server_json(const struct dbc_server *server)
 	if (server->unreadable)
 		json_object_set_new(root, "unreadable", json_string(server->unreadable));
 	return root;
+}
+
+static const char *or_dash(const char *text)
+{
+	return text ? text : "-";
 }
 
 static char *server_remarks(const struct dbc_server *server)
@@ -96,8 +104,15 @@ static char *server_remarks(const struct dbc_server *server)
 
 	if (!out)
 		return NULL;
-	if (server->container)
-		fprintf(out, "in a container"), between = "; ";
+	if (server->container) {
+		/* As much of it as runtimes show. */
+		fprintf(out, "in container %.*s",
+			strlen(or_dash(server->container_id)) == 64 ? 12 : 64,
+			or_dash(server->container_id));
+		if (server->ns_pid != server->pid)
+			fprintf(out, " as pid %d", (int)server->ns_pid);
+		between = "; ";
+	}
 	if (server->exe_state == DBC_EXE_DELETED)
 		fprintf(out, "%sprogram deleted on disk", between), between = "; ";
 	if (server->exe_state == DBC_EXE_REPLACED)
@@ -390,7 +405,8 @@ int cmd_info(int argc, char **argv)
 		NULL, info_parse, "[TARGET]",
 		"Tells what a server is (version, build, package, plugins) and which patches are "
 		"in its memory: their state, the CVEs they fix and the pause each one took.\v"
-		"TARGET is a pid or the path of a socket. What SQL would add is left out when "
+		"TARGET is a pid, the path of a socket or the id of a container. What SQL would "
+		"add is left out when "
 		"the server does not let us log in.\n"
 		"\n"
 		"Examples:\n"

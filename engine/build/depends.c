@@ -124,6 +124,7 @@ static struct pe_error *scan_run(struct scan *scan)
 			.argv = &scan->argvs[i],
 			.cwd = entry->directory,
 			.env = &build->env,
+			.tree = pe_build_tree(build),
 		};
 	}
 	return pe_run_all(scan->runs, count, pe_run_jobs(), scan_ended, scan);

@@ -99,14 +99,16 @@ def care(name, *args, expect=0, **kwargs):
 class Target:
     """Debian's MariaDB as care-build prepared it: source, flags, the shipped binary."""
 
-    def __init__(self, version, progress=False):
+    def __init__(self, version, progress=False, suite=None):
         self.version = version
         if self._find() is None:
+            args = ["target", "add", "mariadb", "--debian", version]
+            args += ["--suite", suite] if suite else []
             if progress:
-                subprocess.run([program("care-build"), "target", "add", "mariadb", "--debian",
-                                version], check=True, stdin=subprocess.DEVNULL)
+                subprocess.run([program("care-build"), *args], check=True,
+                               stdin=subprocess.DEVNULL)
             else:
-                care("care-build", "target", "add", "mariadb", "--debian", version, timeout=2400)
+                care("care-build", *args, timeout=2400)
         found = self._find()
         if found is None:
             raise AssertionError(f"care-build target list does not show {version}")
