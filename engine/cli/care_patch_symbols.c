@@ -242,7 +242,7 @@ struct pe_error *care_patch_write_gdb(const struct care_patch_options *options,
 			     patch->sequence) < 0)
 			return new_file_close(&script, pe_error_nomem());
 		err = write_symbol_file(target, patch, name);
-		fprintf(script.out, "# patch %s\nadd-symbol-file %s -o 0x%" PRIx64 "\n",
+		fprintf(script.out, "# patch %s\nadd-symbol-file \"%s\" -o 0x%" PRIx64 "\n",
 			patch->name, name, patch->start);
 	}
 	err = new_file_close(&script, err);

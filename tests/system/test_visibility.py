@@ -111,7 +111,9 @@ def crash_in_patched_code(program, patch, tmp_path):
     """A process that is stopped inside a patched function, and its symbol files."""
     with program.start() as p:
         p.apply(patch)
-        script = symbols(p, "--gdb", tmp_path).out.split()[-1]
+        folder = tmp_path / "with space"
+        folder.mkdir()
+        script = symbols(p, "--gdb", folder).out.split(" -x ")[1].strip()
         yield p, script
 
 
