@@ -77,14 +77,16 @@ def notifications(node):
 
 
 class Load:
-    """sysbench through every node at once, each on tables of its own: nothing may fail."""
+    """sysbench through every node at once. Each of its threads has tables of its own: nothing but
+    the patch could make a transaction fail."""
 
-    TABLES, ROWS = 4, 2000
+    THREADS, ROWS, RATE = 3, 2000, 15  # a node; rows a thread; transactions a second and thread
 
-    def __init__(self, nodes, threads=4, rate=20):
-        self.parts = [_NodeLoad(node, f"load{i}", threads,
-                                [f"--tables={self.TABLES}", f"--table-size={self.ROWS}",
-                                 f"--rate={rate}"]) for i, node in enumerate(nodes)]
+    def __init__(self, nodes):
+        self.parts = [_ThreadLoad(node, f"load{i}{j}", ["--tables=1",
+                                                        f"--table-size={self.ROWS}",
+                                                        f"--rate={self.RATE}"])
+                      for i, node in enumerate(nodes) for j in range(self.THREADS)]
         for part in self.parts:
             part.server.sql(f"CREATE DATABASE {part.database}")
             part.command("prepare")
@@ -106,10 +108,10 @@ class Load:
             part.check()
 
 
-class _NodeLoad(harness.Sysbench):
-    def __init__(self, node, database, threads, options):
+class _ThreadLoad(harness.Sysbench):
+    def __init__(self, node, database, options):
         self.database = database
-        super().__init__(node, threads=threads, options=[f"--mysql-db={database}", *options])
+        super().__init__(node, threads=1, options=[f"--mysql-db={database}", *options])
 
     def _busy(self):
         self.check()
