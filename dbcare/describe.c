@@ -43,13 +43,15 @@ json_t *dbc_applied_json(const struct pe_applied *applied)
 					applied->cves[i].cvss, "url", applied->cves[i].url));
 	for (size_t i = 0; i < applied->function_count; i++)
 		json_array_append_new(functions, json_string(applied->functions[i]));
-	return json_pack("{s:s, s:s, s:i, s:s*, s:b, s:o, s:o, s:I, s:I, s:I, s:b}", "name",
-			 applied->name, "state", pe_state_name(applied->state), "level",
+	return json_pack("{s:s, s:s, s:i, s:s*, s:b, s:o, s:o, s:I, s:I, s:I, s:b, s:I, s:I}",
+			 "name", applied->name, "state", pe_state_name(applied->state), "level",
 			 (int)applied->level, "description", applied->description, "independent",
 			 applied->independent, "cves", cves, "functions", functions, "sequence",
 			 (json_int_t)applied->sequence, "applied_at",
 			 (json_int_t)applied->applied_at, "pause_us", (json_int_t)applied->pause_us,
-			 "inherited", applied->inherited);
+			 "inherited", applied->inherited, "old_threads",
+			 (json_int_t)applied->old_threads, "running_threads",
+			 (json_int_t)applied->running_threads);
 }
 
 json_t *dbc_server_json(const struct dbc_server *server)
@@ -70,6 +72,12 @@ json_t *dbc_server_json(const struct dbc_server *server)
 				 server->container, "patches", patches);
 
 	json_object_set_new(root, "start_time", json_integer((json_int_t)server->start_time));
+	json_object_set_new(root, "container_id",
+			    server->container_id ? json_string(server->container_id) : json_null());
+	json_object_set_new(root, "inner_pid", json_integer(server->ns_pid));
+	/* What a dead patcher left; not what a living one is doing. */
+	if (server->leftovers.count && !server->leftovers.patcher)
+		json_object_set_new(root, "interrupted", json_string(server->leftovers.text));
 	json_object_set_new(root, "level", level < 0 ? json_null() : json_integer(level));
 	if (server->unreadable)
 		json_object_set_new(root, "unreadable", json_string(server->unreadable));

@@ -27,7 +27,8 @@ struct dbc_server {
 	uint64_t start_time; /* clock ticks since boot, /proc/PID/stat 22: tells pids apart */
 	char *exe;	     /* path in its own mount namespace, without " (deleted)" */
 	enum dbc_exe_state exe_state;
-	bool container;	    /* its mount or pid namespace is not ours */
+	bool container;	    /* it lives in one */
+	char *container_id; /* as its runtime knows it; NULL: in none, or not to be found out */
 	char *socket;	    /* Unix socket it listens at, in its own mount namespace; NULL: none */
 	int socket_fd;	    /* that socket, opened O_PATH by one who may; 0: dbc_sql_open does it */
 	size_t connections; /* clients connected now, Unix and TCP */
@@ -40,7 +41,8 @@ struct dbc_server {
 	int stopping; /* 1: it is shutting down; -1: unknown */
 	int started;  /* 0: still starting; -1: unknown */
 	struct pe_applied_list applied;
-	char *unreadable; /* why memory could not be read, or NULL */
+	struct pe_leftovers leftovers; /* of a patcher that died */
+	char *unreadable;	       /* why memory could not be read, or NULL */
 };
 
 struct dbc_servers {
@@ -55,7 +57,8 @@ struct pe_error *dbc_discover(struct dbc_servers *ret) pe_must_check;
 void dbc_servers_deinit(struct dbc_servers *servers);
 
 /*
- * The server that @target names: a pid, the path of a socket, or NULL for the only one there is.
+ * The server that @target names: a pid, the path of a socket, a container's id (or how no other
+ * begins), or NULL for the only one there is.
  * NO_TARGET says which there are when the choice is not clear.
  */
 struct pe_error *dbc_server_find(const char *target, struct dbc_server *ret) pe_must_check;
@@ -69,7 +72,7 @@ struct pe_error *dbc_server_open_socket(const struct dbc_server *server, int *re
 
 /* Fills what the memory tells; never fails: @server->unreadable has the reason. */
 void dbc_fingerprint(struct dbc_server *server);
-/* Reads the patches again into @server->applied. */
+/* Reads the patches, and what a dead patcher left, again into @server. */
 struct pe_error *dbc_server_refresh(struct dbc_server *server,
 				    const struct pe_target *target) pe_must_check;
 

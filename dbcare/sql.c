@@ -1,108 +1,33 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Connecting. The socket is opened below the root of the server's own mount namespace (openat2
- * with RESOLVE_IN_ROOT, so that an absolute symbolic link in a container does not lead to a file
- * of the host) and connected to through /proc/self/fd, which also has room for any length of path.
- * Who answers is asked of the kernel (SO_PEERCRED), since anything may listen at a path; under
- * socket activation that names systemd, and then the thread id of our own session decides.
+ * with RESOLVE_IN_ROOT, so that an absolute symbolic link in a chroot does not lead to a file of
+ * the host) and connected to through /proc/self/fd, which also has room for any length of path. A
+ * server in a container is asked by a helper that has entered it (sql_helper.c). Who answers is
+ * asked of the kernel (SO_PEERCRED), since anything may listen at a path; under socket activation
+ * that names systemd, and then the thread id of our own session decides.
  */
 #include "dbcare/sql.h"
 
 #include <dirent.h>
-#include <errmsg.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
-#include <mysql.h>
-#include <mysqld_error.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
-#include "dbcare/options.h"
 #include "dbcare/proc.h"
+#include "dbcare/sql_private.h"
 #include "engine/cleanup.h"
 
-/* Seconds. A server that does not answer within them is not asked to be patched. */
-enum { CONNECT_TIMEOUT = 5, QUERY_TIMEOUT = 10 };
-
+/* One of the two is there. */
 struct dbc_sql {
-	MYSQL *mysql;
+	struct dbc_direct *direct;
+	struct dbc_helper *helper;
 	char *user;
-	short (*wait)(void *ctx, int fd, short events, int timeout_ms); /* NULL: calls block */
-	void *wait_ctx;
 };
-
-/* ---- calls that block, or wait as the caller wants ---- */
-
-/* Waits for what a _start or _cont call asks for; returns what the next _cont wants to know. */
-static int wait_for(struct dbc_sql *sql, int status)
-{
-	short events = (short)((status & MYSQL_WAIT_READ ? POLLIN : 0) |
-			       (status & MYSQL_WAIT_WRITE ? POLLOUT : 0) |
-			       (status & MYSQL_WAIT_EXCEPT ? POLLPRI : 0));
-	int timeout =
-		status & MYSQL_WAIT_TIMEOUT ? (int)mysql_get_timeout_value_ms(sql->mysql) : -1;
-	short got = sql->wait(sql->wait_ctx, (int)mysql_get_socket(sql->mysql), events, timeout);
-
-	if (!got)
-		return MYSQL_WAIT_TIMEOUT;
-	/* An error on the socket shows at the next read or write. */
-	if (got & ~(POLLIN | POLLOUT | POLLPRI))
-		got |= events;
-	return (got & POLLIN ? MYSQL_WAIT_READ : 0) | (got & POLLOUT ? MYSQL_WAIT_WRITE : 0) |
-	       (got & POLLPRI ? MYSQL_WAIT_EXCEPT : 0);
-}
-
-static bool call_connect(struct dbc_sql *sql, const struct dbc_login *login, const char *path)
-{
-	MYSQL *done = NULL;
-
-	if (!sql->wait)
-		return mysql_real_connect(sql->mysql, "localhost", login->user, login->password,
-					  NULL, 0, path, 0) != NULL;
-	mysql_options(sql->mysql, MYSQL_OPT_NONBLOCK, NULL);
-	for (int status = mysql_real_connect_start(&done, sql->mysql, "localhost", login->user,
-						   login->password, NULL, 0, path, 0);
-	     status;)
-		status = mysql_real_connect_cont(&done, sql->mysql, wait_for(sql, status));
-	return done != NULL;
-}
-
-static int call_query(struct dbc_sql *sql, const char *query)
-{
-	int failed = 0;
-
-	if (!sql->wait)
-		return mysql_query(sql->mysql, query);
-	for (int status = mysql_real_query_start(&failed, sql->mysql, query, strlen(query));
-	     status;)
-		status = mysql_real_query_cont(&failed, sql->mysql, wait_for(sql, status));
-	return failed;
-}
-
-static MYSQL_RES *call_store_result(struct dbc_sql *sql)
-{
-	MYSQL_RES *result = NULL;
-
-	if (!sql->wait)
-		return mysql_store_result(sql->mysql);
-	for (int status = mysql_store_result_start(&result, sql->mysql); status;)
-		status = mysql_store_result_cont(&result, sql->mysql, wait_for(sql, status));
-	return result;
-}
-
-static void call_close(struct dbc_sql *sql)
-{
-	if (!sql->wait) {
-		mysql_close(sql->mysql);
-		return;
-	}
-	for (int status = mysql_close_start(sql->mysql); status;)
-		status = mysql_close_cont(sql->mysql, wait_for(sql, status));
-}
 
 /* ---- reaching the socket ---- */
 
@@ -120,7 +45,7 @@ static int open_below(pid_t pid, const char *path)
 	return (int)syscall(SYS_openat2, dir, path, &how, sizeof(how));
 }
 
-struct pe_error *dbc_server_open_socket(const struct dbc_server *server, int *ret)
+static struct pe_error *check_socket(const struct dbc_server *server)
 {
 	if (!server->socket && server->stopping == 1)
 		return pe_error_new(PE_ERR_HELD, "server %d is shutting down", (int)server->pid);
@@ -134,6 +59,15 @@ struct pe_error *dbc_server_open_socket(const struct dbc_server *server, int *re
 				    "server %d listens at the abstract socket %s, which the "
 				    "client library cannot reach",
 				    (int)server->pid, server->socket);
+	return NULL;
+}
+
+struct pe_error *dbc_server_open_socket(const struct dbc_server *server, int *ret)
+{
+	struct pe_error *err = check_socket(server);
+
+	if (err)
+		return err;
 	*ret = open_below(server->pid, server->socket);
 	if (*ret >= 0)
 		return NULL;
@@ -174,14 +108,9 @@ static bool thread_is_of(const struct dbc_server *server, long tid)
 	return found;
 }
 
-static struct pe_error *check_peer(struct dbc_sql *sql, const struct dbc_server *server)
+static struct pe_error *check_peer(struct dbc_sql *sql, const struct dbc_server *server, pid_t peer)
 {
-	struct ucred peer = { 0 };
-	socklen_t size = sizeof(peer);
-
-	if (getsockopt((int)mysql_get_socket(sql->mysql), SOL_SOCKET, SO_PEERCRED, &peer, &size))
-		return pe_error_errno(errno, "cannot ask who answers at %s", server->socket);
-	if (peer.pid == server->pid)
+	if (peer == server->pid)
 		return NULL;
 
 	pe_auto_free char *tid = NULL;
@@ -196,63 +125,18 @@ static struct pe_error *check_peer(struct dbc_sql *sql, const struct dbc_server 
 	return pe_error_new(PE_ERR_HELD,
 			    "at %s answers process %d and not server %d: its socket was moved or "
 			    "another server took the place",
-			    server->socket, (int)peer.pid, (int)server->pid);
+			    server->socket, (int)peer, (int)server->pid);
 }
 
 /* ---- connecting ---- */
-
-static struct pe_error *error_of(MYSQL *mysql, const struct dbc_server *server, const char *user)
-{
-	unsigned int number = mysql_errno(mysql);
-	const char *text = mysql_error(mysql);
-
-	if (number == ER_ACCESS_DENIED_ERROR || number == ER_ACCESS_DENIED_NO_PASSWORD_ERROR)
-		return pe_error_new(PE_ERR_HELD,
-				    "server %d does not let us log in (%u: %s); see --user, "
-				    "--password and --defaults-file",
-				    (int)server->pid, number, text);
-	if (number == ER_CON_COUNT_ERROR || number == ER_TOO_MANY_USER_CONNECTIONS ||
-	    number == ER_USER_LIMIT_REACHED)
-		return pe_error_new(PE_ERR_HELD,
-				    "server %d has no connection left for us, so it cannot be "
-				    "asked anything (%u: %s)",
-				    (int)server->pid, number, text);
-	if (number == ER_SERVER_SHUTDOWN)
-		return pe_error_new(PE_ERR_HELD, "server %d is shutting down (%u: %s)",
-				    (int)server->pid, number, text);
-	return pe_error_new(PE_ERR_HELD, "cannot connect to server %d at %s%s%s (%u: %s)",
-			    (int)server->pid, server->socket, *user ? " as " : "", user, number,
-			    text);
-}
-
-static void set_options(MYSQL *mysql, const struct dbc_login *login,
-			const struct dbc_option_files *files)
-{
-	unsigned int connect = CONNECT_TIMEOUT, query = QUERY_TIMEOUT,
-		     socket = MYSQL_PROTOCOL_SOCKET;
-	char path[64];
-
-	if (files->fd >= 0) {
-		snprintf(path, sizeof(path), "/proc/self/fd/%d", files->fd);
-		mysql_options(mysql, MYSQL_READ_DEFAULT_FILE, path);
-		mysql_options(mysql, MYSQL_READ_DEFAULT_GROUP, "dbcarectl");
-	}
-	mysql_options(mysql, MYSQL_OPT_CONNECT_TIMEOUT, &connect);
-	mysql_options(mysql, MYSQL_OPT_READ_TIMEOUT, &query);
-	mysql_options(mysql, MYSQL_OPT_WRITE_TIMEOUT, &query);
-	mysql_options(mysql, MYSQL_OPT_PROTOCOL, &socket);
-	mysql_options(mysql, MYSQL_SET_CHARSET_NAME, "utf8mb4");
-	mysql_optionsv(mysql, MYSQL_OPT_CONNECT_ATTR_ADD, "program_name",
-		       login->program ? login->program : "dbcarectl");
-}
 
 static struct pe_error *connect_to(struct dbc_sql *sql, const struct dbc_server *server,
 				   const struct dbc_login *login,
 				   const struct dbc_option_files *files)
 {
-	char path[64];
-	int fd = -1;
+	pid_t peer = 0;
 	struct pe_error *err = NULL;
+	int fd = -1;
 
 	if (server->socket_fd > 0) {
 		fd = fcntl(server->socket_fd, F_DUPFD_CLOEXEC, 3);
@@ -263,19 +147,30 @@ static struct pe_error *connect_to(struct dbc_sql *sql, const struct dbc_server 
 	}
 	if (err)
 		return err;
+
 	pe_auto_fd int socket = fd;
-	sql->mysql = mysql_init(NULL);
-	if (!sql->mysql)
-		return pe_error_nomem();
-	set_options(sql->mysql, login, files);
+	char path[64];
+
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", socket);
-	/* An option file may name a host: here it is always this server. */
-	if (!call_connect(sql, login, path))
-		return error_of(sql->mysql, server, login->user ? login->user : "");
-	err = check_peer(sql, server);
+	err = server->container ? dbc_helper_open(server, socket, login, files, &sql->helper, &peer)
+				: dbc_direct_open(server, path, login, files, &sql->direct, &peer);
+	if (!err)
+		err = check_peer(sql, server, peer);
 	if (!err)
 		err = dbc_sql_value(sql, "SELECT CURRENT_USER()", &sql->user);
 	return err;
+}
+
+/* A container's server has the container's accounts: its option files know them. */
+static struct pe_error *options_read(const struct dbc_server *server, const struct dbc_login *login,
+				     struct dbc_option_files *ret)
+{
+	char root[64];
+
+	if (!server->container || login->defaults_file)
+		return dbc_option_files_read(login->defaults_file, ret);
+	snprintf(root, sizeof(root), "/proc/%d/root", (int)server->pid);
+	return dbc_option_files_below(root, ret);
 }
 
 struct pe_error *dbc_sql_open(const struct dbc_server *server, const struct dbc_login *login,
@@ -285,16 +180,12 @@ struct pe_error *dbc_sql_open(const struct dbc_server *server, const struct dbc_
 	struct pe_error *err = NULL;
 
 	if (!login->no_defaults)
-		err = dbc_option_files_read(login->defaults_file, &files);
+		err = options_read(server, login, &files);
 	if (err)
 		return err;
 
 	struct dbc_sql *sql = calloc(1, sizeof(*sql));
 
-	if (sql) {
-		sql->wait = login->wait;
-		sql->wait_ctx = login->wait_ctx;
-	}
 	err = sql ? connect_to(sql, server, login, &files) : pe_error_nomem();
 	if (notes && !*notes)
 		*notes = pe_steal(files.notes);
@@ -311,15 +202,15 @@ void dbc_sql_close(struct dbc_sql *sql)
 {
 	if (!sql)
 		return;
-	if (sql->mysql)
-		call_close(sql);
+	dbc_direct_close(sql->direct);
+	dbc_helper_close(sql->helper);
 	free(sql->user);
 	free(sql);
 }
 
 unsigned long dbc_sql_connection_id(const struct dbc_sql *sql)
 {
-	return mysql_thread_id(sql->mysql);
+	return sql->helper ? dbc_helper_id(sql->helper) : dbc_direct_id(sql->direct);
 }
 
 const char *dbc_sql_user(const struct dbc_sql *sql)
@@ -327,72 +218,11 @@ const char *dbc_sql_user(const struct dbc_sql *sql)
 	return sql->user ? sql->user : "-";
 }
 
-/* ---- queries ---- */
-
-static char **row_copy(MYSQL_RES *result, MYSQL_ROW row, size_t columns)
-{
-	unsigned long *lengths = mysql_fetch_lengths(result);
-	size_t bytes = 0;
-
-	for (size_t i = 0; i < columns; i++)
-		bytes += row[i] ? lengths[i] + 1 : 0;
-
-	/* One block a row: the pointers, then the text. */
-	char **copy = calloc(1, columns * sizeof(*copy) + bytes + 1);
-	char *text = copy ? (char *)(copy + columns) : NULL;
-
-	for (size_t i = 0; copy && i < columns; i++) {
-		if (!row[i])
-			continue;
-		memcpy(text, row[i], lengths[i]);
-		copy[i] = text;
-		text += lengths[i] + 1;
-	}
-	return copy;
-}
-
-static struct pe_error *rows_store(MYSQL_RES *result, struct dbc_rows *ret)
-{
-	ret->columns = mysql_num_fields(result);
-	ret->items = calloc(mysql_num_rows(result) + 1, sizeof(*ret->items));
-	if (!ret->items)
-		return pe_error_nomem();
-	for (MYSQL_ROW row; (row = mysql_fetch_row(result));) {
-		char **copy = row_copy(result, row, ret->columns);
-
-		if (!copy) {
-			dbc_rows_deinit(ret);
-			return pe_error_nomem();
-		}
-		ret->items[ret->count++] = copy;
-	}
-	return NULL;
-}
-
 struct pe_error *dbc_sql_query(struct dbc_sql *sql, const char *query, struct dbc_rows *ret,
 			       unsigned int *number)
 {
-	*ret = (struct dbc_rows){ 0 };
-	if (number)
-		*number = 0;
-
-	MYSQL_RES *result = NULL;
-
-	if (call_query(sql, query) == 0)
-		result = call_store_result(sql);
-	if (!result && mysql_errno(sql->mysql)) {
-		if (number)
-			*number = mysql_errno(sql->mysql);
-		return pe_error_new(PE_ERR_HELD, "the server answers %u: %s",
-				    mysql_errno(sql->mysql), mysql_error(sql->mysql));
-	}
-	if (!result)
-		return NULL;
-
-	struct pe_error *err = rows_store(result, ret);
-
-	mysql_free_result(result);
-	return err;
+	return sql->helper ? dbc_helper_query(sql->helper, query, ret, number)
+			   : dbc_direct_query(sql->direct, query, ret, number);
 }
 
 struct pe_error *dbc_sql_value(struct dbc_sql *sql, const char *query, char **ret)

@@ -8,6 +8,7 @@
 #include "dbcare/describe.h"
 #include "engine/cleanup.h"
 #include "engine/demangle.h"
+#include "engine/show.h"
 
 /* ---- list ---- */
 
@@ -46,6 +47,11 @@ static char *patch_names(const struct dbc_server *server)
 	return text;
 }
 
+static const char *or_dash(const char *text)
+{
+	return text ? text : "-";
+}
+
 static char *server_remarks(const struct dbc_server *server)
 {
 	char *text = NULL;
@@ -55,8 +61,15 @@ static char *server_remarks(const struct dbc_server *server)
 
 	if (!out)
 		return NULL;
-	if (server->container)
-		fprintf(out, "in a container"), between = "; ";
+	if (server->container) {
+		/* As much of it as runtimes show. */
+		fprintf(out, "in container %.*s",
+			strlen(or_dash(server->container_id)) == 64 ? 12 : 64,
+			or_dash(server->container_id));
+		if (server->ns_pid != server->pid)
+			fprintf(out, " as pid %d", (int)server->ns_pid);
+		between = "; ";
+	}
 	if (server->exe_state == DBC_EXE_DELETED)
 		fprintf(out, "%sprogram deleted on disk", between), between = "; ";
 	if (server->exe_state == DBC_EXE_REPLACED)
@@ -139,6 +152,8 @@ int cmd_list(int argc, char **argv)
 	if (servers.count && servers.denied)
 		fprintf(stderr, "%s: note: %zu more servers belong to other users; run as root\n",
 			DBC_PROGRAM, servers.denied);
+	for (size_t i = 0; i < servers.count; i++)
+		cli_note_leftovers(&servers.items[i]);
 	dbc_servers_deinit(&servers);
 	return 0;
 }
@@ -290,6 +305,8 @@ static void print_patches(const struct dbc_server *server)
 					    *cves ? cves : NULL, pause, since, functions });
 	}
 	pe_table_print_and_free(table);
+	for (size_t i = 0; i < server->applied.count; i++)
+		pe_cli_print_old_frames(&server->applied.items[i]);
 }
 
 static void print_info(const struct dbc_session *session, const struct asked *asked,
@@ -345,7 +362,8 @@ int cmd_info(int argc, char **argv)
 		NULL, info_parse, "[TARGET]",
 		"Tells what a server is (version, build, package, plugins) and which patches are "
 		"in its memory: their state, the CVEs they fix and the pause each one took.\v"
-		"TARGET is a pid or the path of a socket. What SQL would add is left out when "
+		"TARGET is a pid, the path of a socket or the id of a container. What SQL would "
+		"add is left out when "
 		"the server does not let us log in.\n"
 		"\n"
 		"Examples:\n"

@@ -36,6 +36,47 @@ static struct pe_error *read_cves(const json_t *list, struct pe_applied *ret)
 	return NULL;
 }
 
+/* What the ledger says of its own code is believed as far as it stays inside. */
+static struct pe_error *add_symbol(const struct ledger *ledger, const char *name,
+				   const char *suffix, uint64_t address, uint64_t size,
+				   struct pe_applied *ret)
+{
+	uint64_t offset = address - ledger->start, room = ledger->header.text_size;
+	struct pe_applied_symbol *symbol = &ret->symbols[ret->symbol_count];
+
+	if (!name || offset >= room || size > room - offset)
+		return NULL;
+	if (asprintf(&symbol->name, "%s%s", name, suffix) < 0)
+		return pe_error_nomem();
+	symbol->address = address;
+	symbol->size = size;
+	ret->symbol_count++;
+	return NULL;
+}
+
+static struct pe_error *read_symbols(const struct ledger *ledger, const json_t *list,
+				     struct pe_applied *ret)
+{
+	const struct ledger_header *h = &ledger->header;
+	size_t count = json_array_size(list);
+	struct pe_error *err = NULL;
+
+	ret->symbols = calloc(h->start_count + h->function_count + 1UL, sizeof(*ret->symbols));
+	if (!ret->symbols)
+		return pe_error_nomem();
+	for (size_t i = 0; !err && i < h->start_count && i < count; i++) {
+		const json_t *item = json_array_get(list, i);
+
+		err = add_symbol(ledger, json_string_value(json_array_get(item, 0)), "",
+				 ledger->starts[i],
+				 (uint64_t)json_integer_value(json_array_get(item, 1)), ret);
+	}
+	for (size_t i = 0; !err && (h->flags & LEDGER_SELECT) && i < h->function_count; i++)
+		err = add_symbol(ledger, ledger->function_names[i], ".care_entry",
+				 ledger->functions[i].target, PE_STUB_MAX, ret);
+	return err;
+}
+
 static struct pe_error *applied_init(const struct pe_target *target, const struct ledger *ledger,
 				     struct pe_applied *ret)
 {
@@ -50,6 +91,8 @@ static struct pe_error *applied_init(const struct pe_target *target, const struc
 		.build_id = ledger->images[0].build_id,
 		.start = ledger->start,
 		.size = ledger->end - ledger->start,
+		.text_size = h->text_size,
+		.machine = (uint16_t)h->machine,
 		.sequence = h->sequence,
 		.applied_at = h->variable.applied_at,
 		.pause_us = h->variable.pause_us,
@@ -65,9 +108,24 @@ static struct pe_error *applied_init(const struct pe_target *target, const struc
 			return pe_error_nomem();
 	}
 
-	json_t *root = json_loads(ledger->json, 0, NULL);
-	struct pe_error *err = read_cves(json_object_get(root, "cves"), ret);
+	struct pe_error *err = NULL;
 
+	if (ret->state == PE_STATE_SETTLING || ret->state == PE_STATE_REVERTED)
+		err = old_frames(target, ledger, &ret->old_threads, &ret->running_threads);
+	if (err)
+		return err;
+	if (h->eh_frame < h->unwind_size && h->unwind_tables >= ledger->start &&
+	    h->unwind_tables <= ledger->end && h->unwind_size <= ledger->end - h->unwind_tables) {
+		ret->eh_frame = h->unwind_tables + h->eh_frame;
+		ret->eh_frame_size = h->unwind_size - h->eh_frame;
+	}
+
+	json_t *root = json_loads(ledger->json, 0, NULL);
+
+	err = read_cves(json_object_get(root, "cves"), ret);
+
+	if (!err)
+		err = read_symbols(ledger, json_object_get(root, "symbols"), ret);
 	ret->description = copy_string(root, "description");
 	json_decref(root);
 	return err;
@@ -103,6 +161,9 @@ static void applied_deinit(struct pe_applied *applied)
 	}
 	for (size_t i = 0; i < applied->function_count; i++)
 		free(applied->functions[i]);
+	for (size_t i = 0; i < applied->symbol_count; i++)
+		free(applied->symbols[i].name);
+	free(applied->symbols);
 	free(applied->cves);
 	free(applied->functions);
 	free(applied->description);

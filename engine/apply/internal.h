@@ -14,6 +14,8 @@
 #ifndef ENGINE_APPLY_INTERNAL_H
 #define ENGINE_APPLY_INTERNAL_H
 
+#include <signal.h>
+
 #include "engine/apply.h"
 #include "engine/arch.h"
 
@@ -81,8 +83,10 @@ struct ledger_header {
 	uint32_t own_images;
 	uint32_t start_count;
 	uint32_t replaced_count; /* patches that this one replaced */
-	uint32_t json_size;	 /* name, description, CVEs, function names */
+	uint32_t json_size;	 /* name, description, CVEs, function names, symbols of starts */
 	uint32_t machine;
+	uint32_t eh_frame; /* where it begins in the unwind tables, bytes */
+	uint32_t reserved;
 	uint64_t sequence;
 	uint64_t register_stub; /* 0: no unwind tables to register */
 	uint64_t deregister_stub;
@@ -247,6 +251,9 @@ struct pe_plan {
 	struct layout layout;
 };
 
+/* Whatever failed, that the target is gone explains it: @err, or an error in its place. */
+struct pe_error *explain_death(const struct pe_target *target, struct pe_error *err) pe_must_check;
+
 /* Alive, and nobody traces it. */
 struct pe_error *check_approachable(const struct pe_target *target) pe_must_check;
 
@@ -287,6 +294,8 @@ struct pe_error *plan_call_resolvers(struct pe_target *target, struct pe_plan *p
 
 /* ---- layout.c ---- */
 
+/* Defined in the text of the patch: the ledger lists where they start, in this order. */
+bool is_new_function(const struct pe_patch *patch, const struct pe_patch_symbol *symbol);
 /* Tables of landing pads: only unwinding reads them. */
 bool is_except_table(const struct pe_patch_section *section);
 struct pe_error *layout_init(struct pe_plan *plan) pe_must_check;
@@ -335,7 +344,7 @@ struct stop_view {
 	bool text_free; /* no thread runs in, or returns to, the watched patches' code */
 	bool data_free; /* no register holds an address of their mappings */
 	uint64_t *sps;	/* of all threads: where the live part of the stack begins */
-	size_t sp_count;
+	size_t sp_count, sp_room;
 };
 
 void stop_view_deinit(struct stop_view *view);
@@ -362,7 +371,9 @@ struct pe_error *switch_run(struct pe_target *target, const struct switch_job *j
 			    struct pe_switch_result *result, struct stop_view *view) pe_must_check;
 /* One hit a thread and function is enough for whoever reads it. */
 void hits_unique(struct pe_stack_hits *hits);
-uint64_t predict_pause(const struct ledgers *ledgers, size_t threads);
+/* With @threads some of them are stopped to measure; NULL: from what is known of @count threads. */
+void predict_pause(struct pe_target *target, const struct ledgers *ledgers,
+		   const struct pe_threads *threads, size_t count, struct pe_pause_guess *ret);
 void report(const struct pe_apply_options *options, const char *fmt, ...) pe_printf(2, 3);
 void note_add(char **note, const char *fmt, ...) pe_printf(2, 3);
 uint64_t options_deadline(const struct pe_apply_options *options);
@@ -389,6 +400,18 @@ struct pe_error *release(struct pe_target *target, struct ledger *ledger,
 struct pe_error *settled(const struct pe_target *target, const struct ledger *ledger, bool *ret,
 			 size_t *threads, size_t *unknown) pe_must_check;
 
+/* Threads with frames of the old code, or, of a reverted patch, of its own. Stops nobody. */
+struct pe_error *old_frames(const struct pe_target *target, const struct ledger *ledger,
+			    size_t *threads, size_t *unknown) pe_must_check;
+
+/* ---- cancel.c ---- */
+
+void cancel_begin(const struct pe_apply_options *options, sigset_t *before);
+void cancel_end(const struct pe_apply_options *options, const sigset_t *before);
+/* From here on the operation is finished, or taken back, whatever signal comes. */
+void cancel_forbid(void);
+struct pe_error *cancel_check(void) pe_must_check;
+
 /* ---- recover.c, lock.c ---- */
 
 struct pe_error *recover_locked(struct pe_target *target, uint64_t deadline,
@@ -396,5 +419,9 @@ struct pe_error *recover_locked(struct pe_target *target, uint64_t deadline,
 /* One patcher at a time a process; BUSY with the other's pid. */
 struct pe_error *lock_take(const struct pe_target *target, int *ret) pe_must_check;
 void lock_release(const struct pe_target *target, int *fd);
+/* Who is at work on it now; 0: nobody that can be seen from here. */
+pid_t lock_holder(const struct pe_target *target);
+/* Is this descriptor of the target one of a patch? */
+bool fd_is_ours(const struct pe_target *target, int fd);
 
 #endif

@@ -165,7 +165,7 @@ static size_t count_ranges(const struct pe_patch *patch)
 	return count;
 }
 
-static bool is_new_function(const struct pe_patch *patch, const struct pe_patch_symbol *symbol)
+bool is_new_function(const struct pe_patch *patch, const struct pe_patch_symbol *symbol)
 {
 	return symbol->kind == PE_SYM_LOCAL && symbol->type == STT_FUNC &&
 	       patch->sections[symbol->section].kind == PE_SECTION_TEXT;
@@ -362,6 +362,15 @@ static struct pe_error *build_unwind_stubs(const struct build *b)
 					b->bytes + layout->deregister_stub, &size);
 }
 
+static uint32_t eh_frame_offset(const struct layout *layout)
+{
+	uint64_t offset = layout->unwind_size;
+
+	if (layout->eh_frame)
+		offset = layout->eh_frame - layout->unwind_tables;
+	return (uint32_t)offset;
+}
+
 static void fill_header(const struct build *b, struct ledger_header *h)
 {
 	const struct pe_plan *plan = b->plan;
@@ -395,6 +404,7 @@ static void fill_header(const struct build *b, struct ledger_header *h)
 		.deregister_stub = layout->deregister_stub ? b->base + layout->deregister_stub : 0,
 		.unwind_tables = b->base + layout->unwind_tables,
 		.unwind_size = layout->unwind_size,
+		.eh_frame = eh_frame_offset(layout),
 		.unwind_object = layout->unwind_object ? b->base + layout->unwind_object : 0,
 		.variable = { .state = PE_STATE_STAGED, .replacing = plan->replaced_count > 0 },
 	};

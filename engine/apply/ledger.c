@@ -498,6 +498,68 @@ static struct pe_error *note_replaced(const struct pe_target *target, struct led
 	return err;
 }
 
+/* Do these bytes, at that entry, stand for code that no patch up to ledgers[@last] has touched? */
+static bool is_bare(const struct ledgers *ledgers, size_t last, const struct ledger_function *entry,
+		    const uint8_t *bytes)
+{
+	for (size_t i = 0; i <= last; i++) {
+		const struct ledger *ledger = &ledgers->items[i];
+
+		for (size_t f = 0; ledger->complete && f < ledger->header.function_count; f++)
+			if (ledger->functions[f].patched == entry->patched &&
+			    !memcmp(bytes, ledger->functions[f].original, entry->size))
+				return memcmp(bytes, entry->jump, entry->size) != 0;
+	}
+	return false;
+}
+
+/* All entries in one image of an applied patch. */
+static struct pe_error *is_image_bare(const struct pe_target *target, const struct ledgers *ledgers,
+				      size_t i, size_t image, bool *ret)
+{
+	const struct ledger *ledger = &ledgers->items[i];
+	bool any = false, all = true;
+
+	for (size_t f = 0; all && f < ledger_entries(ledger); f++) {
+		const struct ledger_function *entry = &ledger->functions[f];
+		uint8_t bytes[PE_JUMP_MAX];
+
+		if (entry->image != image || !ledger_entry_exists(ledger, f))
+			continue;
+		struct pe_error *err = pe_target_read(target, entry->patched, bytes, entry->size);
+		if (err)
+			return err;
+		any = true;
+		all = is_bare(ledgers, i, entry, bytes);
+	}
+	*ret = any && all;
+	return NULL;
+}
+
+/* A library that was unloaded and loaded again to the same place came without its patch. */
+static struct pe_error *note_reloaded(const struct pe_target *target, struct ledgers *ledgers)
+{
+	struct pe_error *err = NULL;
+
+	for (size_t i = 0; !err && i < ledgers->count; i++) {
+		struct ledger *ledger = &ledgers->items[i];
+		struct ledger_variable *v = &ledger->header.variable;
+
+		if (!ledger->complete ||
+		    (v->state != PE_STATE_APPLIED && v->state != PE_STATE_SETTLING))
+			continue;
+		for (size_t image = 0; !err && image < ledger->header.image_count; image++) {
+			bool bare = false;
+
+			err = is_image_bare(target, ledgers, i, image, &bare);
+			ledger->gone[image] |= bare;
+		}
+		if (!err && !any_entry_exists(ledger))
+			v->state = PE_STATE_REVERTED;
+	}
+	return err;
+}
+
 struct pe_error *ledgers_read(const struct pe_target *target, struct ledgers *ret)
 {
 	struct pe_maps maps = { 0 };
@@ -525,6 +587,8 @@ struct pe_error *ledgers_read(const struct pe_target *target, struct ledgers *re
 		qsort(ret->items, ret->count, sizeof(*ret->items), by_sequence);
 	if (!err)
 		err = note_replaced(target, ret);
+	if (!err)
+		err = note_reloaded(target, ret);
 	if (err)
 		ledgers_deinit(ret);
 	return err;

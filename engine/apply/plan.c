@@ -338,12 +338,25 @@ static json_t *json_cves(const struct pe_patch *patch)
 	return list;
 }
 
+/* Names and sizes of what the ledger's starts are the addresses of. */
+static json_t *json_symbols(const struct pe_patch *patch)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < patch->symbol_count; i++)
+		if (is_new_function(patch, &patch->symbols[i]))
+			json_array_append_new(list, json_pack("[s, I]", patch->symbols[i].name,
+							      (json_int_t)patch->symbols[i].size));
+	return list;
+}
+
 static struct pe_error *make_ledger_json(struct pe_plan *plan)
 {
 	const struct pe_patch *patch = plan->patch;
 	json_t *functions = json_array();
-	json_t *root = json_pack("{s:s, s:o, s:o}", "name", patch->name, "cves", json_cves(patch),
-				 "functions", functions);
+	json_t *root =
+		json_pack("{s:s, s:o, s:o, s:o}", "name", patch->name, "cves", json_cves(patch),
+			  "functions", functions, "symbols", json_symbols(patch));
 	const char *description = patch->description ? patch->description : "";
 	size_t length = strnlen(description, MAX_DESCRIPTION);
 
@@ -405,6 +418,16 @@ static struct pe_error *plan_fill(struct pe_target *target, struct pe_plan *plan
 	if (!err)
 		show_functions(plan);
 	return err;
+}
+
+struct pe_error *explain_death(const struct pe_target *target, struct pe_error *err)
+{
+	struct pe_error *dead = err && err->code != PE_ERR_DIED ? pe_target_alive(target) : NULL;
+
+	if (!dead)
+		return err;
+	pe_error_free(err);
+	return dead;
 }
 
 struct pe_error *check_approachable(const struct pe_target *target)
@@ -490,7 +513,7 @@ static struct pe_error *look_closer(struct pe_target *target, const struct pe_pl
 }
 
 struct pe_error *pe_plan_predict(struct pe_target *target, const struct pe_plan *plan,
-				 struct pe_stack_hits *blockers, uint64_t *pause_us)
+				 struct pe_stack_hits *blockers, struct pe_pause_guess *guess)
 {
 	struct pe_maps maps = { 0 };
 	struct pe_threads threads = { 0 };
@@ -498,6 +521,7 @@ struct pe_error *pe_plan_predict(struct pe_target *target, const struct pe_plan 
 	struct pe_error *err = pe_target_maps(target, &maps);
 
 	*blockers = (struct pe_stack_hits){ 0 };
+	*guess = (struct pe_pause_guess){ 0 };
 	if (!err && plan->stacks)
 		err = pe_stack_predict(target, &maps, plan->ranges, plan->range_count, plan->match,
 				       blockers, &unknown);
@@ -508,7 +532,7 @@ struct pe_error *pe_plan_predict(struct pe_target *target, const struct pe_plan 
 	if (!err)
 		err = pe_target_threads(target, &threads);
 	if (!err)
-		*pause_us = predict_pause(&plan->ledgers, threads.count);
+		predict_pause(target, &plan->ledgers, &threads, threads.count, guess);
 	pe_threads_deinit(&threads);
 	pe_maps_deinit(&maps);
 	return err;

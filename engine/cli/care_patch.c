@@ -12,7 +12,15 @@
 
 const char *argp_program_version = "care-patch (DatabaseCare) " CARE_VERSION;
 
-enum { KEY_DRY_RUN = 'n', KEY_MAX_PAUSE = 256, KEY_ALL, KEY_REPLACE };
+enum {
+	KEY_DRY_RUN = 'n',
+	KEY_MAX_PAUSE = 256,
+	KEY_ALL,
+	KEY_REPLACE,
+	KEY_PERF_MAP,
+	KEY_GDB,
+	KEY_PERF
+};
 
 struct session {
 	struct care_patch_options options;
@@ -23,7 +31,7 @@ struct session {
 
 struct command {
 	const char *name;
-	enum { ARG_NONE, ARG_FILE, ARG_NAME, ARG_OPTIONAL } arg;
+	enum { ARG_NONE, ARG_FILE, ARG_NAME, ARG_OPTIONAL, ARG_ADDRESS } arg;
 	bool needs_pid;
 	struct pe_error *(*run)(struct session *session);
 };
@@ -61,6 +69,7 @@ static struct pe_apply_options apply_options(struct session *session)
 {
 	return (struct pe_apply_options){ .timeout_us = session->options.timeout_us,
 					  .max_pause_us = session->options.max_pause_us,
+					  .cancellable = true,
 					  .progress = progress,
 					  .progress_ctx = session };
 }
@@ -79,12 +88,12 @@ static struct pe_error *print_prediction(struct session *session, struct pe_targ
 					 const struct pe_plan *plan)
 {
 	struct pe_stack_hits blockers = { 0 };
-	uint64_t pause_us = 0;
-	struct pe_error *err = pe_plan_predict(target, plan, &blockers, &pause_us);
+	struct pe_pause_guess guess;
+	struct pe_error *err = pe_plan_predict(target, plan, &blockers, &guess);
 
 	if (!err) {
 		pe_progress_done(&session->progress);
-		care_patch_print_plan(&session->options, plan, &blockers, pause_us);
+		care_patch_print_plan(&session->options, plan, &blockers, &guess);
 	}
 	pe_stack_hits_deinit(&blockers);
 	return err;
@@ -105,6 +114,23 @@ static struct pe_error *plan_file(struct session *session, struct pe_patch **pat
 	return err;
 }
 
+/* On stderr, so that what is printed as JSON stays one object. */
+static void note_leftovers(const struct session *session, const struct pe_target *target)
+{
+	struct pe_leftovers left = { 0 };
+	pe_auto_error struct pe_error *err = pe_leftovers_read(target, &left);
+
+	if (!err && left.count && left.patcher)
+		fprintf(stderr, "care-patch: note: process %d is at work on process %d now\n",
+			(int)left.patcher, (int)session->options.pid);
+	else if (!err && left.count)
+		fprintf(stderr,
+			"care-patch: note: a run was interrupted (`care-patch recover --pid %d` "
+			"finishes or undoes it):\n%s\n",
+			(int)session->options.pid, left.text);
+	pe_leftovers_deinit(&left);
+}
+
 static struct pe_error *run_check(struct session *session)
 {
 	auto_patch *patch = NULL;
@@ -112,6 +138,8 @@ static struct pe_error *run_check(struct session *session)
 	auto_plan *plan = NULL;
 	struct pe_error *err = plan_file(session, &patch, &target, &plan);
 
+	if (target)
+		note_leftovers(session, target);
 	return err ? err : print_prediction(session, target, plan);
 }
 
@@ -134,6 +162,15 @@ static struct pe_error *run_apply(struct session *session)
 	if (session->options.dry_run)
 		return print_prediction(session, target, plan);
 	err = pe_apply(target, plan, &options, &session->result);
+	/* Somebody who died had begun it, and it was finished first. */
+	if (err && err->code == PE_ERR_NOTHING) {
+		pe_error_free(err);
+		pe_progress_done(&session->progress);
+		if (session->result.note)
+			fprintf(stderr, "care-patch: note: %s\n", session->result.note);
+		care_patch_print_already(&session->options, patch->name);
+		return NULL;
+	}
 	if (err)
 		return pe_error_wrap(err, "patch %s is not applied", patch->name);
 	pe_progress_done(&session->progress);
@@ -225,6 +262,7 @@ static struct pe_error *run_info(struct session *session)
 		return err;
 	care_patch_print_applied(&session->options, &list);
 	pe_applied_list_deinit(&list);
+	note_leftovers(session, target);
 	return NULL;
 }
 
@@ -245,14 +283,35 @@ static struct pe_error *run_recover(struct session *session)
 	return err;
 }
 
+static struct pe_error *run_symbols(struct session *session)
+{
+	const struct care_patch_options *options = &session->options;
+	auto_target *target = NULL;
+	struct pe_applied_list list;
+	struct pe_error *err = pe_target_open(options->pid, &target);
+
+	if (!err)
+		err = pe_applied_read(target, &list);
+	if (err)
+		return err;
+	if (options->want_perf_map)
+		err = care_patch_write_perf_map(options, &list);
+	if (!err && options->gdb)
+		err = care_patch_write_gdb(options, target, &list);
+	if (!err && options->perf)
+		err = care_patch_write_perf(options, target, &list);
+	if (!err && (options->json || options->what ||
+		     (!options->want_perf_map && !options->gdb && !options->perf)))
+		err = care_patch_print_symbols(options, &list);
+	pe_applied_list_deinit(&list);
+	return err;
+}
+
 static const struct command commands[] = {
-	{ "show", ARG_FILE, false, run_show },
-	{ "check", ARG_FILE, true, run_check },
-	{ "apply", ARG_FILE, true, run_apply },
-	{ "revert", ARG_NAME, true, run_revert },
-	{ "info", ARG_OPTIONAL, true, run_info },
-	{ "recover", ARG_NONE, true, run_recover },
-	{ 0 },
+	{ "show", ARG_FILE, false, run_show },	       { "check", ARG_FILE, true, run_check },
+	{ "apply", ARG_FILE, true, run_apply },	       { "revert", ARG_NAME, true, run_revert },
+	{ "info", ARG_OPTIONAL, true, run_info },      { "recover", ARG_NONE, true, run_recover },
+	{ "symbols", ARG_ADDRESS, true, run_symbols }, { 0 },
 };
 
 /* ---- command line ---- */
@@ -269,6 +328,10 @@ static const struct argp_option argp_options[] = {
 	  "level of the same patch is replaced without it",
 	  0 },
 	{ "all", KEY_ALL, NULL, 0, "revert: everything, the latest first", 0 },
+	{ "perf-map", KEY_PERF_MAP, "FILE", OPTION_ARG_OPTIONAL,
+	  "symbols: write the map for profilers (/tmp/perf-N.map)", 0 },
+	{ "gdb", KEY_GDB, "DIR", 0, "symbols: write files for gdb to this folder", 0 },
+	{ "perf", KEY_PERF, "DIR", 0, "symbols: write files for perf to this folder", 0 },
 	{ "json", 'j', NULL, 0, "Print the result (errors too) as JSON", 0 },
 	{ "verbose", 'v', NULL, 0, "Show each step", 0 },
 	{ "quiet", 'q', NULL, 0, "Print errors only", 0 },
@@ -284,10 +347,13 @@ static const char doc[] =
 	"  revert NAME --pid N     take it back (a FILE stands for the name in it)\n"
 	"  info [NAME] --pid N     what is applied\n"
 	"  recover --pid N         finish or undo what a killed patcher left\n"
+	"  symbols [0xADDRESS] --pid N\n"
+	"                          names of patched code; for perf and gdb with the options\n"
 	"\n"
 	"Exit status: 0 done, 1 error, 2 nothing to do, 3 no such process, 4 not now (a thread is "
 	"in\n"
-	"the function, a debugger is attached: try again), 5 refused (the message says why).";
+	"the function, a debugger is attached, or a signal cancelled it), 5 refused (the message "
+	"says why).";
 
 static const struct command *find_command(const char *name)
 {
@@ -332,6 +398,10 @@ static void check_usage(struct session *session, struct argp_state *state)
 		argp_error(state, "%s needs a FILE", command->name);
 	if (command->arg == ARG_NAME && !options->what == !options->all)
 		argp_error(state, "%s needs a NAME or --all", command->name);
+	if (command->arg == ARG_ADDRESS && options->what &&
+	    (strncmp(options->what, "0x", 2) || !options->what[2] ||
+	     options->what[2 + strspn(options->what + 2, "0123456789abcdefABCDEF")]))
+		argp_error(state, "\"%s\" is no address like 0x7f00aa001234", options->what);
 	if (command->arg == ARG_NONE && options->what)
 		argp_error(state, "%s takes no \"%s\"", command->name, options->what);
 }
@@ -361,6 +431,16 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case KEY_ALL:
 		options->all = true;
+		return 0;
+	case KEY_PERF_MAP:
+		options->want_perf_map = true;
+		options->perf_map = arg;
+		return 0;
+	case KEY_PERF:
+		options->perf = arg;
+		return 0;
+	case KEY_GDB:
+		options->gdb = arg;
 		return 0;
 	case 'j':
 		options->json = true;
@@ -397,6 +477,7 @@ int main(int argc, char **argv)
 	struct session session = { 0 };
 	int status = 0;
 
+	pe_cli_init(name);
 	argp_err_exit_status = 1;
 	setenv("ARGP_HELP_FMT", "rmargin=99", 0);
 	if (argc > 0)

@@ -51,6 +51,17 @@ static enum rank rank_thread(const struct pe_target *target, const struct pe_thr
 	case SYS_accept4:
 	case SYS_recvfrom:
 	case SYS_recvmsg:
+	case SYS_recvmmsg:
+	case SYS_connect:
+	case SYS_write:
+	case SYS_sendto:
+	case SYS_sendmsg:
+	case SYS_splice:
+	case SYS_sendfile:
+	case SYS_flock:
+	case SYS_fcntl:
+	case SYS_msgrcv:
+	case SYS_mq_timedreceive:
 	case SYS_wait4:
 	case SYS_waitid:
 	case SYS_pause:
@@ -61,7 +72,13 @@ static enum rank rank_thread(const struct pe_target *target, const struct pe_thr
 		return RANK_RESTARTABLE;
 	case SYS_epoll_wait:
 	case SYS_epoll_pwait:
+	case SYS_epoll_pwait2:
 	case SYS_rt_sigtimedwait:
+	case SYS_semop:
+	case SYS_semtimedop:
+	case SYS_io_getevents:
+	case SYS_io_pgetevents:
+	case SYS_io_uring_enter:
 		return RANK_EINTR;
 	case -1:
 		/* A timed wait of unknown number: were we killed, it would show EINTR. */

@@ -35,6 +35,8 @@ struct pe_target {
 
 /* Reads a small file of /proc whole into a caller's buffer; NUL-terminated; -1 with errno. */
 ssize_t proc_read_file(const char *path, char *buf, size_t size);
+/* The number behind @key in a status file of /proc; 0 when there is none. */
+long proc_status_number(const char *path, const char *key);
 
 /* What /proc/PID/task/TID/stat tells. */
 struct task_stat {

@@ -238,3 +238,19 @@ bool tracee_in_syscall(const struct user_regs_struct *regs)
 		return false;
 	}
 }
+
+struct pe_error *tracee_suspend_seccomp(const struct pe_target *target, pid_t tid)
+{
+	const long options = PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/status", target->pid, tid);
+	if (!proc_status_number(path, "\nSeccomp:") ||
+	    ptrace(PTRACE_SETOPTIONS, tid, NULL, (void *)options) == 0)
+		return NULL;
+	return pe_error_new(PE_ERR_UNSUPPORTED,
+			    "process %d is sandboxed (seccomp), and the sandbox cannot be "
+			    "suspended for an injected call: %s (that needs CAP_SYS_ADMIN, no "
+			    "sandbox of our own, and a kernel with CONFIG_CHECKPOINT_RESTORE)",
+			    target->pid, strerror(errno));
+}

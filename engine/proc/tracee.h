@@ -60,4 +60,11 @@ int64_t tracee_restarted_nr(const struct pe_target *target, uint64_t pc);
 /* True when the thread was interrupted in a system call that the kernel will issue again. */
 bool tracee_in_syscall(const struct user_regs_struct *regs);
 
+/*
+ * A sandbox may forbid the calls that we inject, and kill for them. The kernel suspends it for a
+ * traced thread that stands, until it is let go; so the thread itself gains nothing. UNSUPPORTED
+ * where that is refused.
+ */
+struct pe_error *tracee_suspend_seccomp(const struct pe_target *target, pid_t tid) pe_must_check;
+
 #endif

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from harness import care
+from harness import LONG, care
 from programs import Program, refusal
 
 NOTHING, NO_TARGET, NOT_NOW, REFUSED = 2, 3, 4, 5
@@ -230,12 +230,13 @@ def test_contract_two_functions_never_mix(tmp_path):
     with program.start() as p:
         p.ask()
         before = p.code()
-        for _ in range(100):
+        flips, pairs = 0, 0
+        while flips < (100 if LONG else 30) or pairs < (10_000_000 if LONG else 100_000):
             p.apply(patch)
             p.revert("contract")
-        answer = p.ask()
-        assert answer.endswith(" 0 mixed"), answer
-        assert int(answer.split()[0]) > 100000
+            answer = p.ask()
+            assert answer.endswith(" 0 mixed"), answer
+            flips, pairs = flips + 1, int(answer.split()[0])
         assert p.code() == before
 
 
