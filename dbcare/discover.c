@@ -122,6 +122,7 @@ static void read_stat(struct dbc_server *server)
 			    &threads, &start) != 2)
 		return;
 	server->threads = (size_t)threads;
+	server->start_time = start;
 	clock_gettime(CLOCK_BOOTTIME, &now);
 
 	uint64_t begun = start / (uint64_t)sysconf(_SC_CLK_TCK);

@@ -23,12 +23,14 @@ enum dbc_exe_state {
 
 struct dbc_server {
 	pid_t pid;
-	pid_t ns_pid; /* in its own pid namespace; the same as pid on the host */
-	char *exe;    /* path in its own mount namespace, without " (deleted)" */
+	pid_t ns_pid;	     /* in its own pid namespace; the same as pid on the host */
+	uint64_t start_time; /* clock ticks since boot, /proc/PID/stat 22: tells pids apart */
+	char *exe;	     /* path in its own mount namespace, without " (deleted)" */
 	enum dbc_exe_state exe_state;
 	bool container;	    /* it lives in one */
 	char *container_id; /* as its runtime knows it; NULL: in none, or not to be found out */
 	char *socket;	    /* Unix socket it listens at, in its own mount namespace; NULL: none */
+	int socket_fd;	    /* that socket, opened O_PATH by one who may; 0: dbc_sql_open does it */
 	size_t connections; /* clients connected now, Unix and TCP */
 	size_t threads;
 	uint64_t uptime_s; /* seconds */
@@ -60,7 +62,13 @@ void dbc_servers_deinit(struct dbc_servers *servers);
  * NO_TARGET says which there are when the choice is not clear.
  */
 struct pe_error *dbc_server_find(const char *target, struct dbc_server *ret) pe_must_check;
-void dbc_server_deinit(struct dbc_server *server);
+void dbc_server_deinit(struct dbc_server *server); /* does not close socket_fd */
+
+/*
+ * Opens @server's socket (O_PATH) in its own mount namespace; HELD when there is none that can be
+ * reached. Needs the right to trace the process; whoever gets the descriptor needs none to connect.
+ */
+struct pe_error *dbc_server_open_socket(const struct dbc_server *server, int *ret) pe_must_check;
 
 /* Fills what the memory tells; never fails: @server->unreadable has the reason. */
 void dbc_fingerprint(struct dbc_server *server);

@@ -45,8 +45,29 @@ static int open_below(pid_t pid, const char *path)
 	return (int)syscall(SYS_openat2, dir, path, &how, sizeof(how));
 }
 
-static struct pe_error *open_socket(const struct dbc_server *server, int *ret)
+static struct pe_error *check_socket(const struct dbc_server *server)
 {
+	if (!server->socket && server->stopping == 1)
+		return pe_error_new(PE_ERR_HELD, "server %d is shutting down", (int)server->pid);
+	if (!server->socket)
+		return pe_error_new(PE_ERR_HELD,
+				    "server %d listens at no Unix socket: it is starting or "
+				    "shutting down, or has none",
+				    (int)server->pid);
+	if (*server->socket == '@')
+		return pe_error_new(PE_ERR_HELD,
+				    "server %d listens at the abstract socket %s, which the "
+				    "client library cannot reach",
+				    (int)server->pid, server->socket);
+	return NULL;
+}
+
+struct pe_error *dbc_server_open_socket(const struct dbc_server *server, int *ret)
+{
+	struct pe_error *err = check_socket(server);
+
+	if (err)
+		return err;
 	*ret = open_below(server->pid, server->socket);
 	if (*ret >= 0)
 		return NULL;
@@ -109,36 +130,20 @@ static struct pe_error *check_peer(struct dbc_sql *sql, const struct dbc_server 
 
 /* ---- connecting ---- */
 
-static struct pe_error *check_socket(const struct dbc_server *server)
-{
-	if (!server->socket && server->stopping == 1)
-		return pe_error_new(PE_ERR_HELD, "server %d is shutting down", (int)server->pid);
-	if (!server->socket)
-		return pe_error_new(PE_ERR_HELD,
-				    "server %d listens at no Unix socket: it is starting or "
-				    "shutting down, or has none",
-				    (int)server->pid);
-	if (*server->socket == '@')
-		return pe_error_new(PE_ERR_HELD,
-				    "server %d listens at the abstract socket %s, which the "
-				    "client library cannot reach",
-				    (int)server->pid, server->socket);
-	return NULL;
-}
-
 static struct pe_error *connect_to(struct dbc_sql *sql, const struct dbc_server *server,
 				   const struct dbc_login *login,
 				   const struct dbc_option_files *files)
 {
+	/* Whoever got the socket from somebody with the right to reach it has no other. */
+	bool given = server->socket_fd > 0;
 	pid_t peer = 0;
-	struct pe_error *err = check_socket(server);
+	int fd = given ? fcntl(server->socket_fd, F_DUPFD_CLOEXEC, 3) : -1;
+	struct pe_error *err = NULL;
 
-	if (err)
-		return err;
-
-	int fd = -1;
-
-	err = open_socket(server, &fd);
+	if (given && fd < 0)
+		err = pe_error_errno(errno, "cannot copy a descriptor");
+	else if (!given)
+		err = dbc_server_open_socket(server, &fd);
 	if (err)
 		return err;
 
@@ -146,8 +151,10 @@ static struct pe_error *connect_to(struct dbc_sql *sql, const struct dbc_server 
 	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", socket);
-	err = server->container ? dbc_helper_open(server, socket, login, files, &sql->helper, &peer)
-				: dbc_direct_open(server, path, login, files, &sql->direct, &peer);
+	if (server->container && !given)
+		err = dbc_helper_open(server, socket, login, files, &sql->helper, &peer);
+	else
+		err = dbc_direct_open(server, path, login, files, &sql->direct, &peer);
 	if (!err)
 		err = check_peer(sql, server, peer);
 	if (!err)

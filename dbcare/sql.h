@@ -14,6 +14,14 @@ struct dbc_login {
 	const char *password;
 	const char *defaults_file;
 	bool no_defaults;
+	const char *program; /* as the server's connection attributes show us; NULL: dbcarectl */
+	/*
+	 * For callers that must not block: waits until one of @events (POLLIN, POLLOUT, POLLPRI)
+	 * is there on @fd and returns those that are; 0 after @timeout_ms (-1: none). NULL: the
+	 * calls block.
+	 */
+	short (*wait)(void *ctx, int fd, short events, int timeout_ms);
+	void *wait_ctx;
 };
 
 struct dbc_rows {

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <mysql.h>
 #include <mysqld_error.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -16,7 +17,83 @@ enum { CONNECT_TIMEOUT = 5, QUERY_TIMEOUT = 10 };
 
 struct dbc_direct {
 	MYSQL *mysql;
+	short (*wait)(void *ctx, int fd, short events, int timeout_ms); /* NULL: calls block */
+	void *wait_ctx;
 };
+
+/* ---- calls that block, or wait as the caller wants ---- */
+
+/* Waits for what a _start or _cont call asks for; returns what the next _cont wants to know. */
+static int wait_for(const struct dbc_direct *direct, int status)
+{
+	short events = (short)((status & MYSQL_WAIT_READ ? POLLIN : 0) |
+			       (status & MYSQL_WAIT_WRITE ? POLLOUT : 0) |
+			       (status & MYSQL_WAIT_EXCEPT ? POLLPRI : 0));
+	int timeout =
+		status & MYSQL_WAIT_TIMEOUT ? (int)mysql_get_timeout_value_ms(direct->mysql) : -1;
+	short got = direct->wait(direct->wait_ctx, (int)mysql_get_socket(direct->mysql), events,
+				 timeout);
+
+	if (!got)
+		return MYSQL_WAIT_TIMEOUT;
+	/* An error on the socket shows at the next read or write. */
+	if (got & ~(POLLIN | POLLOUT | POLLPRI))
+		got |= events;
+	return (got & POLLIN ? MYSQL_WAIT_READ : 0) | (got & POLLOUT ? MYSQL_WAIT_WRITE : 0) |
+	       (got & POLLPRI ? MYSQL_WAIT_EXCEPT : 0);
+}
+
+/* An option file may name a host: here it is always the server at @path. */
+static bool call_connect(const struct dbc_direct *direct, const struct dbc_login *login,
+			 const char *path)
+{
+	MYSQL *mysql = direct->mysql, *done = NULL;
+
+	if (!direct->wait)
+		return mysql_real_connect(mysql, "localhost", login->user, login->password, NULL, 0,
+					  path, 0) != NULL;
+	mysql_options(mysql, MYSQL_OPT_NONBLOCK, NULL);
+	for (int status = mysql_real_connect_start(&done, mysql, "localhost", login->user,
+						   login->password, NULL, 0, path, 0);
+	     status;)
+		status = mysql_real_connect_cont(&done, mysql, wait_for(direct, status));
+	return done != NULL;
+}
+
+static int call_query(const struct dbc_direct *direct, const char *query)
+{
+	int failed = 0;
+
+	if (!direct->wait)
+		return mysql_query(direct->mysql, query);
+	for (int status = mysql_real_query_start(&failed, direct->mysql, query, strlen(query));
+	     status;)
+		status = mysql_real_query_cont(&failed, direct->mysql, wait_for(direct, status));
+	return failed;
+}
+
+static MYSQL_RES *call_store_result(const struct dbc_direct *direct)
+{
+	MYSQL_RES *result = NULL;
+
+	if (!direct->wait)
+		return mysql_store_result(direct->mysql);
+	for (int status = mysql_store_result_start(&result, direct->mysql); status;)
+		status = mysql_store_result_cont(&result, direct->mysql, wait_for(direct, status));
+	return result;
+}
+
+static void call_close(const struct dbc_direct *direct)
+{
+	if (!direct->wait) {
+		mysql_close(direct->mysql);
+		return;
+	}
+	for (int status = mysql_close_start(direct->mysql); status;)
+		status = mysql_close_cont(direct->mysql, wait_for(direct, status));
+}
+
+/* ---- connecting ---- */
 
 static struct pe_error *error_of(MYSQL *mysql, const struct dbc_server *server, const char *user)
 {
@@ -42,7 +119,8 @@ static struct pe_error *error_of(MYSQL *mysql, const struct dbc_server *server, 
 			    text);
 }
 
-static void set_options(MYSQL *mysql, const struct dbc_option_files *files)
+static void set_options(MYSQL *mysql, const struct dbc_login *login,
+			const struct dbc_option_files *files)
 {
 	unsigned int connect = CONNECT_TIMEOUT, query = QUERY_TIMEOUT,
 		     socket = MYSQL_PROTOCOL_SOCKET, infile = 0;
@@ -60,7 +138,8 @@ static void set_options(MYSQL *mysql, const struct dbc_option_files *files)
 	mysql_options(mysql, MYSQL_OPT_WRITE_TIMEOUT, &query);
 	mysql_options(mysql, MYSQL_OPT_PROTOCOL, &socket);
 	mysql_options(mysql, MYSQL_SET_CHARSET_NAME, "utf8mb4");
-	mysql_optionsv(mysql, MYSQL_OPT_CONNECT_ATTR_ADD, "program_name", "dbcarectl");
+	mysql_optionsv(mysql, MYSQL_OPT_CONNECT_ATTR_ADD, "program_name",
+		       login->program ? login->program : "dbcarectl");
 }
 
 static struct pe_error *connect_to(struct dbc_direct *direct, const struct dbc_server *server,
@@ -73,10 +152,10 @@ static struct pe_error *connect_to(struct dbc_direct *direct, const struct dbc_s
 	direct->mysql = mysql_init(NULL);
 	if (!direct->mysql)
 		return pe_error_nomem();
-	set_options(direct->mysql, files);
-	/* An option file may name a host: here it is always this server. */
-	if (!mysql_real_connect(direct->mysql, "localhost", login->user, login->password, NULL, 0,
-				path, 0))
+	direct->wait = login->wait;
+	direct->wait_ctx = login->wait_ctx;
+	set_options(direct->mysql, login, files);
+	if (!call_connect(direct, login, path))
 		return error_of(direct->mysql, server, login->user ? login->user : "");
 	if (getsockopt((int)mysql_get_socket(direct->mysql), SOL_SOCKET, SO_PEERCRED, &answers,
 		       &size))
@@ -107,7 +186,7 @@ void dbc_direct_close(struct dbc_direct *direct)
 	if (!direct)
 		return;
 	if (direct->mysql)
-		mysql_close(direct->mysql);
+		call_close(direct);
 	free(direct);
 }
 
@@ -167,8 +246,8 @@ struct pe_error *dbc_direct_query(struct dbc_direct *direct, const char *query,
 
 	MYSQL_RES *result = NULL;
 
-	if (mysql_query(direct->mysql, query) == 0)
-		result = mysql_store_result(direct->mysql);
+	if (call_query(direct, query) == 0)
+		result = call_store_result(direct);
 	if (!result && mysql_errno(direct->mysql)) {
 		if (number)
 			*number = mysql_errno(direct->mysql);

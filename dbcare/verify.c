@@ -105,8 +105,8 @@ static size_t count_stopped(pid_t pid)
 	return stopped;
 }
 
-static struct pe_error *verify_threads(const struct dbc_server *server,
-				       const struct pe_target *target, struct dbc_verification *ret)
+struct pe_error *dbc_verify_threads(const struct dbc_server *server, const struct pe_target *target,
+				    struct dbc_verification *ret)
 {
 	struct pe_error *err = pe_target_alive(target);
 
@@ -161,16 +161,22 @@ static struct pe_error *verify_fresh(const struct dbc_server *server, const stru
 	return err ? failed(err, "a new connection cannot query") : NULL;
 }
 
+struct pe_error *dbc_verify_sql(const struct dbc_server *server, const struct dbc_login *login,
+				struct dbc_sql *kept, const struct dbc_baseline *before,
+				struct dbc_verification *ret)
+{
+	ret->asked = true;
+	struct pe_error *err = verify_kept(kept, before, ret);
+
+	return err ? err : verify_fresh(server, login, ret);
+}
+
 struct pe_error *dbc_verify(const struct dbc_server *server, const struct pe_target *target,
 			    const struct dbc_login *login, struct dbc_sql *kept,
 			    const struct dbc_baseline *before, struct dbc_verification *ret)
 {
 	*ret = (struct dbc_verification){ 0 };
-	struct pe_error *err = verify_threads(server, target, ret);
+	struct pe_error *err = dbc_verify_threads(server, target, ret);
 
-	if (err || !kept)
-		return err;
-	ret->asked = true;
-	err = verify_kept(kept, before, ret);
-	return err ? err : verify_fresh(server, login, ret);
+	return err || !kept ? err : dbc_verify_sql(server, login, kept, before, ret);
 }

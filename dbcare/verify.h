@@ -29,5 +29,11 @@ struct pe_error *dbc_verify(const struct dbc_server *server, const struct pe_tar
 			    const struct dbc_login *login, struct dbc_sql *kept,
 			    const struct dbc_baseline *before,
 			    struct dbc_verification *ret) pe_must_check;
+/* The two halves, for callers who have the rights for one of them each. */
+struct pe_error *dbc_verify_threads(const struct dbc_server *server, const struct pe_target *target,
+				    struct dbc_verification *ret) pe_must_check;
+struct pe_error *dbc_verify_sql(const struct dbc_server *server, const struct dbc_login *login,
+				struct dbc_sql *kept, const struct dbc_baseline *before,
+				struct dbc_verification *ret) pe_must_check;
 
 #endif

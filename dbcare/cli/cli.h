@@ -46,11 +46,8 @@ void cli_progress(struct cli *cli, struct dbc_options *options);
 struct pe_error *cli_session_open(struct cli *cli, const char *target,
 				  struct dbc_session *ret) pe_must_check;
 
-json_t *cli_json_build_id(const struct pe_build_id *id);
-json_t *cli_json_applied(const struct pe_applied *applied);
 json_t *cli_json_blockers(const struct dbc_blockers *blockers);
 void cli_print_blockers(const struct dbc_blockers *blockers);
-const char *cli_exe_state_name(enum dbc_exe_state state);
 
 /* What the command line of check and apply asks for. */
 struct cli_change {
@@ -79,5 +76,11 @@ int cmd_apply(int argc, char **argv);
 int cmd_revert(int argc, char **argv);
 int cmd_recover(int argc, char **argv);
 int cmd_history(int argc, char **argv);
+int cmd_status(int argc, char **argv);
+int cmd_update(int argc, char **argv);
+int cmd_hold(int argc, char **argv);
+int cmd_resume(int argc, char **argv);
+int cmd_events(int argc, char **argv);
+int cmd_account(int argc, char **argv);
 
 #endif

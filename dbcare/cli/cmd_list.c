@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "dbcare/cli/cli.h"
+#include "dbcare/describe.h"
 #include "engine/cleanup.h"
 #include "engine/demangle.h"
 #include "engine/show.h"
@@ -22,21 +23,6 @@ static error_t list_parse(int key, char *arg, struct argp_state *state)
 	else
 		return ARGP_ERR_UNKNOWN;
 	return 0;
-}
-
-/* The highest level among the patches that are in effect; -1 when none is. */
-static int patch_level(const struct dbc_server *server)
-{
-	int level = -1;
-
-	for (size_t i = 0; i < server->applied.count; i++) {
-		const struct pe_applied *applied = &server->applied.items[i];
-
-		if ((applied->state == PE_STATE_APPLIED || applied->state == PE_STATE_SETTLING) &&
-		    (int)applied->level > level)
-			level = (int)applied->level;
-	}
-	return level;
 }
 
 static char *patch_names(const struct dbc_server *server)
@@ -59,35 +45,6 @@ static char *patch_names(const struct dbc_server *server)
 		text = NULL;
 	}
 	return text;
-}
-
-static json_t *server_json(const struct dbc_server *server)
-{
-	json_t *patches = json_array();
-	int level = patch_level(server);
-
-	for (size_t i = 0; i < server->applied.count; i++)
-		json_array_append_new(patches, cli_json_applied(&server->applied.items[i]));
-
-	json_t *root = json_pack("{s:i, s:s?, s:o, s:s?, s:I, s:I, s:I, s:s, s:s, s:b, s:o}", "pid",
-				 (int)server->pid, "version", server->version, "build_id",
-				 cli_json_build_id(&server->build_id), "socket", server->socket,
-				 "connections", (json_int_t)server->connections, "threads",
-				 (json_int_t)server->threads, "uptime_s",
-				 (json_int_t)server->uptime_s, "program", server->exe,
-				 "program_file", cli_exe_state_name(server->exe_state), "container",
-				 server->container, "patches", patches);
-
-	json_object_set_new(root, "container_id",
-			    server->container_id ? json_string(server->container_id) : json_null());
-	json_object_set_new(root, "inner_pid", json_integer(server->ns_pid));
-	json_object_set_new(root, "level", level < 0 ? json_null() : json_integer(level));
-	/* What a dead patcher left; not what a living one is doing. */
-	if (server->leftovers.count && !server->leftovers.patcher)
-		json_object_set_new(root, "interrupted", json_string(server->leftovers.text));
-	if (server->unreadable)
-		json_object_set_new(root, "unreadable", json_string(server->unreadable));
-	return root;
 }
 
 static const char *or_dash(const char *text)
@@ -139,7 +96,7 @@ static void print_list(const struct dbc_servers *servers)
 		char pid[16], connections[24], level[16], hex[2 * PE_BUILD_ID_MAX + 1];
 		pe_auto_free char *names = patch_names(server);
 		pe_auto_free char *remarks = server_remarks(server);
-		int level_number = patch_level(server);
+		int level_number = dbc_server_level(server);
 
 		snprintf(pid, sizeof(pid), "%d", (int)server->pid);
 		snprintf(connections, sizeof(connections), "%zu", server->connections);
@@ -185,7 +142,7 @@ int cmd_list(int argc, char **argv)
 		json_t *list = json_array();
 
 		for (size_t i = 0; i < servers.count; i++)
-			json_array_append_new(list, server_json(&servers.items[i]));
+			json_array_append_new(list, dbc_server_json(&servers.items[i]));
 		pe_cli_json(json_pack("{s:o}", "servers", list));
 	} else if (servers.count) {
 		print_list(&servers);
@@ -271,7 +228,7 @@ static json_t *fixed_json(const struct dbc_server *server)
 static void print_info_json(const struct dbc_session *session, const struct asked *asked,
 			    const char *package, char **loaded)
 {
-	json_t *root = server_json(&session->server), *settings = json_object();
+	json_t *root = dbc_server_json(&session->server), *settings = json_object();
 
 	for (size_t i = 0; i < asked->settings.count; i++)
 		json_object_set_new(settings, asked->settings.items[i][0],

@@ -185,37 +185,6 @@ struct pe_error *cli_session_open(struct cli *cli, const char *target, struct db
 	return err;
 }
 
-json_t *cli_json_build_id(const struct pe_build_id *id)
-{
-	char hex[2 * PE_BUILD_ID_MAX + 1];
-
-	if (!id->size)
-		return json_null();
-	pe_build_id_hex(id, hex);
-	return json_string(hex);
-}
-
-json_t *cli_json_applied(const struct pe_applied *applied)
-{
-	json_t *cves = json_array(), *functions = json_array();
-
-	for (size_t i = 0; i < applied->cve_count; i++)
-		json_array_append_new(
-			cves, json_pack("{s:s, s:s*, s:s*}", "id", applied->cves[i].id, "cvss",
-					applied->cves[i].cvss, "url", applied->cves[i].url));
-	for (size_t i = 0; i < applied->function_count; i++)
-		json_array_append_new(functions, json_string(applied->functions[i]));
-	return json_pack("{s:s, s:s, s:i, s:s*, s:b, s:o, s:o, s:I, s:I, s:I, s:b, s:I, s:I}",
-			 "name", applied->name, "state", pe_state_name(applied->state), "level",
-			 (int)applied->level, "description", applied->description, "independent",
-			 applied->independent, "cves", cves, "functions", functions, "sequence",
-			 (json_int_t)applied->sequence, "applied_at",
-			 (json_int_t)applied->applied_at, "pause_us", (json_int_t)applied->pause_us,
-			 "inherited", applied->inherited, "old_threads",
-			 (json_int_t)applied->old_threads, "running_threads",
-			 (json_int_t)applied->running_threads);
-}
-
 json_t *cli_json_blockers(const struct dbc_blockers *blockers)
 {
 	json_t *list = json_array();
@@ -273,11 +242,4 @@ void cli_print_blockers(const struct dbc_blockers *blockers)
 						    blocker->state, query, blocker->function });
 	}
 	pe_table_print_and_free(table);
-}
-
-const char *cli_exe_state_name(enum dbc_exe_state state)
-{
-	static const char *const names[] = { "same", "deleted", "replaced" };
-
-	return names[state];
 }

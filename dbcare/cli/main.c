@@ -13,7 +13,9 @@ static const struct command {
 } commands[] = {
 	{ "list", cmd_list },	    { "info", cmd_info },	{ "show", cmd_show },
 	{ "check", cmd_check },	    { "apply", cmd_apply },	{ "revert", cmd_revert },
-	{ "recover", cmd_recover }, { "history", cmd_history },
+	{ "recover", cmd_recover }, { "history", cmd_history }, { "status", cmd_status },
+	{ "update", cmd_update },   { "hold", cmd_hold },	{ "resume", cmd_resume },
+	{ "events", cmd_events },   { "account", cmd_account },
 };
 
 static const char doc[] =
@@ -27,6 +29,12 @@ static const char doc[] =
 	"  revert NAME|--all [TARGET]  take patches back\n"
 	"  recover [TARGET]          finish or undo what an interrupted run left\n"
 	"  history                   what was done on this host\n"
+	"  status                    servers, levels, checks, what is held and why\n"
+	"  update [TARGET]           let the agent check and apply now\n"
+	"  hold [TARGET]             let the agent change nothing\n"
+	"  resume [TARGET]           let it go on\n"
+	"  events [--follow]         what the agent does\n"
+	"  account create [TARGET]   the SQL account that the agent needs\n"
 	"\n"
 	"TARGET is a pid, the path of a socket or the id of a container; it can be left out when\n"
 	"one server runs.\n"

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * care-agent's own things. One thread; everything that waits is a task (task.h):
+ *
+ *	targets.c   finds targets: process events, else scans; one task for each target
+ *	work.c      what such a task does: look, choose, ask, apply, verify, record
+ *	check.c     asks the repository every few hours
+ *	control.c   answers dbcarectl
+ *	watcher.c   listens to care-watch
+ *
+ * care-patcher is asked through ask.c. What has to outlive the agent is in state.c; what is applied
+ * is known by the targets themselves.
+ */
+#ifndef AGENT_DAEMON_H
+#define AGENT_DAEMON_H
+
+#include <jansson.h>
+
+#include "agent/daemon/config.h"
+#include "agent/daemon/policy.h"
+#include "agent/daemon/task.h"
+#include "agent/lines.h"
+#include "agent/provider.h"
+
+struct agent;
+
+/* Why a target does not get what it should have. */
+struct agent_held {
+	char *reason;	 /* NULL: nothing holds */
+	char *patch;	 /* which patch waits; or NULL */
+	time_t since;	 /* of this reason's kind */
+	time_t next_try; /* 0: not by itself */
+	unsigned int tries;
+};
+
+struct agent_target {
+	struct agent_target *next;
+	struct agent *agent;
+	const struct agent_provider *provider;
+	pid_t pid;
+	uint64_t start_time;
+	json_t *info; /* the last description; NULL before the first */
+	struct agent_task *task;
+	struct agent_held held;
+	const char *doing; /* "waiting for start", "applying", ...; NULL: nothing */
+	uint64_t found_ms; /* uv_hrtime / 1e6 */
+	uint64_t ready_ms; /* first seen ready; 0: not yet */
+	char *fresh;	   /* SHA-256 of the patch that was applied a moment ago */
+	time_t fresh_since;
+	bool urgent;	/* an operator asked: try now, whatever was held */
+	bool again;	/* and also what was followed by a crash */
+	bool recovered; /* looked for traces of a dead patcher */
+	bool gone;
+	bool exit_known;
+	int exit_status, exit_signal;
+};
+
+struct agent_repository; /* check.c */
+
+struct agent {
+	struct agent_settings settings;
+	uid_t uid;
+	gid_t gid;
+	struct agent_target *targets;
+	struct agent_offers offers;
+	json_t *state; /* state.c */
+	time_t started, last_check, last_success, next_check;
+	time_t metadata_expires; /* of the repository; 0: none */
+	bool check_now;		 /* an operator or a new build wants a check */
+	unsigned int checks;	 /* done so far */
+	json_t *checked_builds;	 /* what the last check asked for: {"PRODUCT BUILD-ID": true} */
+	char *check_error;	 /* of the last check; NULL: it went well */
+	char *settings_error;	 /* agent.conf as it is now cannot be used */
+	struct agent_task *check_task, *scan_task;
+	bool watching; /* care-watch hears process events */
+	struct agent_lock patcher_lock;
+	struct agent_lines patcher;
+	unsigned long long asked; /* requests so far: their ids */
+	uint64_t seen_custom;	  /* what the patch directory looked like */
+	struct {
+		unsigned long long applies, reverts, failures, crashes, signature_failures;
+	} counts;
+};
+
+/* ---- ask.c ---- */
+
+/*
+ * Sends a request to care-patcher (taken over) and waits for its answer; *fd, when not NULL, gets
+ * what comes with it or -1; @patch_fd (-1: none) stays the caller's. The error is the patcher's
+ * own; DIED with agent_patcher_died when it ended meanwhile.
+ */
+struct pe_error *agent_ask(struct agent *agent, json_t *request, int patch_fd, json_t **answer,
+			   int *fd) pe_must_check;
+bool agent_patcher_died(const struct pe_error *err);
+/* A request about one target: {"do":...,"provider","pid","start_time"}. */
+json_t *agent_request(const char *verb, const struct agent_target *target);
+
+/* ---- targets.c ---- */
+
+void agent_scan_task(void *agent);
+/* Looks at a process that has just started. */
+void agent_noticed(struct agent *agent, pid_t pid);
+void agent_ended(struct agent *agent, pid_t pid, int status, int signal);
+/* Lets all targets look again; only @pid when it is not 0. */
+void agent_wake_targets(struct agent *agent, pid_t pid);
+bool agent_target_is(const struct agent_target *target, const char *text);
+json_t *agent_target_json(const struct agent_target *target);
+const char *agent_target_name(const struct agent_target *target);
+
+/* ---- work.c ---- */
+
+/* One pass; returns after how many ms the next is due, -1: when something changes. */
+int agent_work_pass(struct agent_target *target);
+void agent_held_clear(struct agent_target *target);
+
+/* ---- offers.c ---- */
+
+/* Reads the patch directory and the cache's list again. */
+void agent_offers_refresh(struct agent *agent);
+/* The same, only when the patch directory looks different. */
+void agent_offers_look(struct agent *agent);
+
+/* ---- state.c: holds, patches followed by a crash, what servers had ---- */
+
+void agent_state_load(struct agent *agent);
+void agent_state_save(struct agent *agent);
+/* @target "" means all. */
+bool agent_state_is_held(struct agent *agent, const char *target, const char **by);
+void agent_state_hold(struct agent *agent, const char *target, const char *by);
+bool agent_state_resume(struct agent *agent, const char *target);
+void agent_state_crashed(struct agent *agent, const char *sha256, const char *name,
+			 const char *server);
+const json_t *agent_state_crash_of(struct agent *agent, const char *sha256);
+void agent_state_forgive(struct agent *agent, const char *sha256);
+void agent_state_had(struct agent *agent, const char *target, unsigned int level);
+int agent_state_level_of(struct agent *agent, const char *target);
+
+/* ---- events.c ---- */
+
+/* Logs, remembers and passes on; @fields (taken over) may be NULL. */
+void agent_event(struct agent *agent, int priority, const char *name,
+		 const struct agent_target *target, json_t *fields);
+/* Events after number @after, as an array; waits until there are some. */
+json_t *agent_events_wait(unsigned long long *after, bool wait);
+
+/* ---- hooks.c ---- */
+
+/* Runs all hooks of @when; POLICY when one of them vetoes. */
+struct pe_error *agent_hooks_run(const char *when, const struct agent_target *target,
+				 const char *patch, const char *reason) pe_must_check;
+
+/* ---- check.c ---- */
+
+void agent_check_task(void *agent);
+/* Asks for a check now. */
+void agent_check_wanted(struct agent *agent);
+/* The same, when nobody has asked the repository about that build yet. */
+void agent_check_new_build(struct agent *agent, const char *product, const char *build_id);
+/* The file of an offer, in the cache afterwards. */
+struct pe_error *agent_fetch_patch(struct agent *agent,
+				   const struct agent_offer *offer) pe_must_check;
+
+/* ---- control.c, watcher.c, metrics.c ---- */
+
+struct pe_error *agent_control_start(struct agent *agent, int listener) pe_must_check;
+void agent_watcher_task(void *agent);
+void agent_watcher_mind(pid_t pid);
+char *agent_metrics_text(struct agent *agent);
+struct pe_error *agent_metrics_start(struct agent *agent) pe_must_check;
+
+#endif

@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "agent/daemon/config.h"
+
+#include <errno.h>
+#include <fnmatch.h>
+#include <ini.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+#include "engine/cleanup.h"
+
+enum { HOUR = 3600, DAY = 24 * HOUR };
+
+bool agent_parse_bool(const char *text, bool *ret)
+{
+	static const char *const words[] = { "no", "yes", "false", "true", "off", "on", "0", "1" };
+
+	for (size_t i = 0; i < sizeof(words) / sizeof(*words); i++) {
+		if (strcasecmp(text, words[i]) == 0) {
+			*ret = i % 2;
+			return true;
+		}
+	}
+	return false;
+}
+
+bool agent_parse_duration(const char *text, uint64_t *seconds)
+{
+	static const struct {
+		const char *name;
+		uint64_t seconds;
+	} units[] = { { "", 1 }, { "s", 1 }, { "m", 60 }, { "h", HOUR }, { "d", DAY } };
+	char *end;
+
+	errno = 0;
+	unsigned long long value = strtoull(text, &end, 10);
+
+	if (errno || end == text || *text == '-' || value > 3650ULL * DAY)
+		return false;
+	for (size_t i = 0; i < sizeof(units) / sizeof(*units); i++) {
+		if (strcasecmp(end, units[i].name) == 0) {
+			*seconds = value * units[i].seconds;
+			return true;
+		}
+	}
+	return false;
+}
+
+static const char *const policies[] = { "REMOTE", "LOCAL", "LOCAL_FIRST" };
+
+const char *agent_policy_name(enum agent_update_policy policy)
+{
+	return policies[policy];
+}
+
+/* ---- one function a kind of value; false: not such a value ---- */
+
+static bool set_bool(void *field, const char *value)
+{
+	return agent_parse_bool(value, field);
+}
+
+static bool set_duration(void *field, const char *value)
+{
+	return agent_parse_duration(value, field);
+}
+
+/* Empty takes the setting away. */
+static bool set_text(void *field, const char *value)
+{
+	char **text = field;
+
+	free(*text);
+	*text = *value ? strdup(value) : NULL;
+	return true;
+}
+
+static bool set_prefix(void *field, const char *value)
+{
+	static const char good[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+				   "-_";
+
+	return !value[strspn(value, good)] && set_text(field, value);
+}
+
+static bool set_number(void *field, const char *value)
+{
+	char *end;
+
+	errno = 0;
+	unsigned long number = strtoul(value, &end, 10);
+
+	*(unsigned int *)field = (unsigned int)number;
+	return !errno && (!*value || end != value) && !*end && *value != '-' && number <= INT32_MAX;
+}
+
+static bool set_port(void *field, const char *value)
+{
+	return set_number(field, value) && *(unsigned int *)field < 65536;
+}
+
+/* Milliseconds to microseconds. */
+static bool set_pause(void *field, const char *value)
+{
+	char *end;
+	double ms = strtod(value, &end);
+
+	*(uint64_t *)field = (uint64_t)(ms * 1000);
+	return end != value && !*end && ms >= 0 && ms < 1e9;
+}
+
+static bool set_policy(void *field, const char *value)
+{
+	for (size_t i = 0; i < sizeof(policies) / sizeof(*policies); i++) {
+		if (strcasecmp(value, policies[i]) == 0) {
+			*(enum agent_update_policy *)field = (enum agent_update_policy)i;
+			return true;
+		}
+	}
+	return false;
+}
+
+static bool set_interval(void *field, const char *value)
+{
+	return agent_parse_duration(value, field) && *(uint64_t *)field > 0;
+}
+
+#define FIELD(name) offsetof(struct agent_settings, name)
+
+static const struct {
+	const char *name;
+	size_t field;
+	bool (*set)(void *field, const char *value);
+	const char *wanted;
+} keys[] = {
+	{ "AUTO_UPDATE", FIELD(auto_update), set_bool, "YES or NO" },
+	{ "UPDATE_POLICY", FIELD(update_policy), set_policy, "REMOTE, LOCAL or LOCAL_FIRST" },
+	{ "PATCH_SERVER", FIELD(patch_server), set_text, "a URL" },
+	{ "PREFIX", FIELD(prefix), set_prefix, "letters, digits, - and _" },
+	{ "STICKY_PATCH", FIELD(sticky_patch), set_text, "a date, DDMMYY" },
+	{ "STICKY_PATCHSET", FIELD(sticky_level), set_number, "a level" },
+	{ "UPDATE_DELAY", FIELD(update_delay_s), set_duration, "a time such as 12h or 3d" },
+	{ "CHECK_INTERVAL", FIELD(check_interval_s), set_interval, "a time such as 4h" },
+	{ "SCAN_INTERVAL", FIELD(scan_interval_s), set_interval, "a time such as 10s" },
+	{ "MAX_PAUSE", FIELD(max_pause_us), set_pause, "milliseconds" },
+	{ "PROXY", FIELD(proxy), set_text, "a URL" },
+	{ "SQL_USER", FIELD(sql_user), set_text, "an account" },
+	{ "SQL_DEFAULTS_FILE", FIELD(sql_defaults_file), set_text, "a file" },
+	{ "ONLY_TARGETS", FIELD(only_targets), set_text, "patterns" },
+	{ "IGNORE_TARGETS", FIELD(ignore_targets), set_text, "patterns" },
+	{ "METRICS_PORT", FIELD(metrics_port), set_port, "a port, or 0" },
+	{ "METRICS_FILE", FIELD(metrics_file), set_text, "a file" },
+};
+
+static bool matches(const char *patterns, const char *name)
+{
+	pe_auto_free char *copy = strdup(patterns);
+	char *rest = copy;
+
+	for (char *word; copy && (word = strsep(&rest, " \t"));) {
+		if (*word && fnmatch(word, name, 0) == 0)
+			return true;
+	}
+	return false;
+}
+
+bool agent_settings_include(const struct agent_settings *settings, const char *name)
+{
+	if (settings->ignore_targets && matches(settings->ignore_targets, name))
+		return false;
+	return !settings->only_targets || matches(settings->only_targets, name);
+}
+
+struct reading {
+	struct agent_settings *settings;
+	const char *path;
+	struct pe_error *err;
+};
+
+static int take_line(void *ctx, const char *section, const char *name, const char *value)
+{
+	struct reading *reading = ctx;
+
+	if (reading->err)
+		return 0;
+	for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++) {
+		if (strcmp(keys[i].name, name) != 0)
+			continue;
+		if (!keys[i].set((char *)reading->settings + keys[i].field, value))
+			reading->err =
+				pe_error_new(PE_ERR_FORMAT, "%s: %s=%.100s: what is wanted is %s",
+					     reading->path, name, value, keys[i].wanted);
+		return !reading->err;
+	}
+	/* A misspelt key must not silently mean its default. */
+	reading->err =
+		pe_error_new(PE_ERR_FORMAT, "%s: there is no setting '%.64s'", reading->path, name);
+	return 0;
+}
+
+struct pe_error *agent_settings_read(const char *path, struct agent_settings *ret)
+{
+	*ret = (struct agent_settings){
+		.auto_update = true,
+		.check_interval_s = 4 * HOUR,
+		.scan_interval_s = 10,
+	};
+	pe_auto_file FILE *in = fopen(path, "re");
+	struct stat st;
+
+	if (!in && errno == ENOENT)
+		return NULL;
+	if (!in)
+		return pe_error_errno(errno, "cannot read %s", path);
+	if (fstat(fileno(in), &st) == 0 && st.st_mode & S_IWOTH)
+		return pe_error_new(PE_ERR_PERMISSION,
+				    "%s can be written by everybody: chmod o-w it", path);
+
+	struct reading reading = { ret, path, NULL };
+	int line = ini_parse_file(in, take_line, &reading);
+	struct pe_error *err = reading.err;
+
+	if (!err && line)
+		err = pe_error_new(PE_ERR_FORMAT, "%s: line %d is no KEY=VALUE", path, line);
+	if (err)
+		agent_settings_deinit(ret);
+	return err;
+}
+
+void agent_settings_deinit(struct agent_settings *settings)
+{
+	free(settings->patch_server);
+	free(settings->prefix);
+	free(settings->sticky_patch);
+	free(settings->proxy);
+	free(settings->sql_user);
+	free(settings->sql_defaults_file);
+	free(settings->only_targets);
+	free(settings->ignore_targets);
+	free(settings->metrics_file);
+	*settings = (struct agent_settings){ 0 };
+}

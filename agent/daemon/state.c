@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What has to outlive the agent, in STATE_DIR/agent.json, replaced as a whole: holds of operators
+ * ("" for all servers), patches that were followed by a crash, and the level that each server had,
+ * by its name.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <syslog.h>
+
+#include "agent/daemon/agent.h"
+#include "agent/paths.h"
+#include "engine/cleanup.h"
+
+static json_t *part(struct agent *agent, const char *name)
+{
+	json_t *object = json_object_get(agent->state, name);
+
+	if (!json_is_object(object)) {
+		object = json_object();
+		json_object_set_new(agent->state, name, object);
+	}
+	return object;
+}
+
+void agent_state_load(struct agent *agent)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/agent.json", agent_state_dir());
+	agent->state = json_load_file(path, JSON_REJECT_DUPLICATES, NULL);
+	if (!json_is_object(agent->state)) {
+		json_decref(agent->state);
+		agent->state = json_object();
+	}
+	agent->last_check = json_integer_value(json_object_get(agent->state, "last_check"));
+	agent->last_success = json_integer_value(json_object_get(agent->state, "last_success"));
+}
+
+static struct pe_error *save(struct agent *agent)
+{
+	char path[PATH_MAX], fresh[PATH_MAX + 8];
+	pe_auto_free char *text = json_dumps(agent->state, JSON_INDENT(1) | JSON_SORT_KEYS);
+
+	if (!text)
+		return pe_error_nomem();
+	snprintf(path, sizeof(path), "%s/agent.json", agent_state_dir());
+	snprintf(fresh, sizeof(fresh), "%s.new", path);
+
+	pe_auto_fd int fd =
+		open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0640);
+	size_t size = strlen(text);
+
+	if (fd < 0 || write(fd, text, size) != (ssize_t)size || fsync(fd) != 0 ||
+	    rename(fresh, path) != 0)
+		return pe_error_errno(errno, "cannot write %s", path);
+	return NULL;
+}
+
+void agent_state_save(struct agent *agent)
+{
+	json_object_set_new(agent->state, "last_check", json_integer(agent->last_check));
+	json_object_set_new(agent->state, "last_success", json_integer(agent->last_success));
+
+	pe_auto_error struct pe_error *err = save(agent);
+
+	if (err)
+		agent_event(agent, LOG_ERR, "state-not-saved", NULL,
+			    json_pack("{s:s}", "message", err->message));
+}
+
+bool agent_state_is_held(struct agent *agent, const char *target, const char **by)
+{
+	const json_t *holds = part(agent, "holds");
+	const json_t *found = json_object_get(holds, "");
+
+	if (!found && target)
+		found = json_object_get(holds, target);
+	*by = json_string_value(found);
+	return found != NULL;
+}
+
+void agent_state_hold(struct agent *agent, const char *target, const char *by)
+{
+	json_object_set_new(part(agent, "holds"), target, json_string(by));
+	agent_state_save(agent);
+}
+
+bool agent_state_resume(struct agent *agent, const char *target)
+{
+	bool found = json_object_del(part(agent, "holds"), target) == 0;
+
+	agent_state_save(agent);
+	return found;
+}
+
+void agent_state_crashed(struct agent *agent, const char *sha256, const char *name,
+			 const char *server)
+{
+	json_object_set_new(part(agent, "crashed"), sha256,
+			    json_pack("{s:s, s:s, s:I}", "patch", name, "server", server, "time",
+				      (json_int_t)time(NULL)));
+	agent_state_save(agent);
+}
+
+const json_t *agent_state_crash_of(struct agent *agent, const char *sha256)
+{
+	return json_object_get(part(agent, "crashed"), sha256);
+}
+
+void agent_state_forgive(struct agent *agent, const char *sha256)
+{
+	if (json_object_del(part(agent, "crashed"), sha256) == 0)
+		agent_state_save(agent);
+}
+
+void agent_state_had(struct agent *agent, const char *target, unsigned int level)
+{
+	json_object_set_new(part(agent, "levels"), target, json_integer((json_int_t)level));
+	agent_state_save(agent);
+}
+
+int agent_state_level_of(struct agent *agent, const char *target)
+{
+	const json_t *level = json_object_get(part(agent, "levels"), target);
+
+	return level ? (int)json_integer_value(level) : -1;
+}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef AGENT_SUPERVISE_H
+#define AGENT_SUPERVISE_H
+
+#include "engine/error.h"
+
+/*
+ * The agent without systemd: makes the sockets, starts care-patcher, care-watch and care-agent
+ * (each with its socket as descriptor 3, as systemd would) and starts again whichever ends, until
+ * SIGTERM or SIGINT. Needs root. @folder: where the programs are.
+ */
+struct pe_error *agent_supervise(const char *folder) pe_must_check;
+
+#endif

@@ -1,0 +1,537 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One pass over one target:
+ *
+ *	look -> finish what a dead patcher left -> take blocked patches back -> choose
+ *	-> plan -> pre-apply hooks -> gates -> record -> switch -> verify -> record -> post-apply
+ *hooks
+ *
+ * Whatever stands against it is kept as the target's `held`: reason, since when, next try. Nothing
+ * is decided from memory: each pass looks at the target again, so that it may begin anywhere.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <syslog.h>
+
+#include "agent/daemon/agent.h"
+#include "dbcare/history.h"
+#include "engine/cleanup.h"
+
+enum {
+	START_MS = 40,	       /* between looks at a server that is starting */
+	START_SLOW_MS = 1000,  /* when that takes long */
+	START_LONG_MS = 60000, /* what is long */
+	STOP_MS = 500,
+	RETRY_MS = 2000, /* after the first hold; doubles up to */
+	RETRY_MOST_MS = 300000,
+	FOR_EVER = -1,
+};
+
+/* ---- held ---- */
+
+void agent_held_clear(struct agent_target *target)
+{
+	free(target->held.reason);
+	free(target->held.patch);
+	target->held = (struct agent_held){ 0 };
+}
+
+/* Keeps "since" while the same kind of thing holds; @retry false: not by itself. */
+static int hold(struct agent_target *target, const char *patch, const char *reason, bool retry)
+{
+	struct agent_held *held = &target->held;
+	bool fresh = !held->reason;
+	bool changed = fresh || strcmp(held->reason, reason) != 0;
+	unsigned int tries = held->tries + 1;
+	int wait = RETRY_MS << (tries > 8 ? 8 : tries - 1);
+
+	if (wait > RETRY_MOST_MS)
+		wait = RETRY_MOST_MS;
+	if (fresh)
+		held->since = time(NULL);
+	if (changed) {
+		free(held->reason);
+		held->reason = strdup(reason);
+		free(held->patch);
+		held->patch = patch ? strdup(patch) : NULL;
+	}
+	held->tries = tries;
+	held->next_try = retry ? time(NULL) + (wait + 999) / 1000 : 0;
+	if (changed) {
+		agent_event(target->agent, LOG_NOTICE, "held", target,
+			    json_pack("{s:s?, s:s}", "patch", patch, "reason", reason));
+
+		pe_auto_error struct pe_error *err =
+			agent_hooks_run("on-hold", target, patch, reason);
+
+		if (err)
+			agent_event(target->agent, LOG_WARNING, "hook-failed", target,
+				    json_pack("{s:s}", "message", err->message));
+	}
+	return retry ? wait : FOR_EVER;
+}
+
+static int hold_error(struct agent_target *target, const char *patch, struct pe_error *err)
+{
+	pe_auto_free char *text = pe_error_text(err);
+	enum pe_code code = err->code;
+
+	pe_error_free(err);
+	if (code == PE_ERR_DIED || code == PE_ERR_NO_TARGET)
+		return RETRY_MS; /* the next look tells */
+	/* These do not become better by waiting. A new offer or an operator wakes the task. */
+	bool retry = code != PE_ERR_MISMATCH && code != PE_ERR_UNSUPPORTED &&
+		     code != PE_ERR_FORMAT && code != PE_ERR_VERIFY;
+
+	return hold(target, patch, text ? text : "out of memory", retry);
+}
+
+/* ---- looking ---- */
+
+static struct pe_error *look(struct agent_target *target)
+{
+	json_t *answer;
+	struct pe_error *err = agent_ask(
+		target->agent, json_pack("{s:s, s:i}", "do", "info", "pid", (int)target->pid), -1,
+		&answer, NULL);
+	json_t *info = json_object_get(answer, "target");
+
+	if (!err &&
+	    (uint64_t)json_integer_value(json_object_get(info, "start_time")) != target->start_time)
+		err = pe_error_new(PE_ERR_NO_TARGET, "another process has its pid now");
+	if (!err) {
+		json_decref(target->info);
+		target->info = json_incref(info);
+	}
+	json_decref(answer);
+	return err;
+}
+
+static bool state_is(const struct agent_target *target, const char *name)
+{
+	const char *state = json_string_value(json_object_get(target->info, "state"));
+
+	return state && strcmp(state, name) == 0;
+}
+
+static const char *build_id(const struct agent_target *target)
+{
+	const char *id =
+		json_string_value(json_array_get(json_object_get(target->info, "build_ids"), 0));
+
+	return id ? id : "";
+}
+
+static bool in_effect(const json_t *patch)
+{
+	const char *state = json_string_value(json_object_get(patch, "state"));
+
+	return state && (strcmp(state, "applied") == 0 || strcmp(state, "settling") == 0);
+}
+
+static bool has_patch(const struct agent_target *target, const struct agent_offer *offer)
+{
+	const json_t *patch;
+	size_t i;
+
+	json_array_foreach(json_object_get(target->info, "patches"), i, patch)
+	{
+		if (in_effect(patch) &&
+		    json_integer_value(json_object_get(patch, "level")) ==
+			    (json_int_t)offer->level &&
+		    strcmp(json_string_value(json_object_get(patch, "name")), offer->name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* ---- records ---- */
+
+static struct pe_error *record_begin(struct agent_target *target, const char *action,
+				     const char *patch, struct dbc_history **ret)
+{
+	return dbc_history_begin(
+		action,
+		json_pack("{s:s, s:i, s:I, s:s*, s:s, s:s, s:s}", "patch", patch, "pid",
+			  (int)target->pid, "start_time", (json_int_t)target->start_time, "server",
+			  json_string_value(json_object_get(target->info, "version")), "build_id",
+			  build_id(target), "socket", agent_target_name(target), "by",
+			  "care-agent"),
+		ret);
+}
+
+static void record_end(struct agent_target *target, struct dbc_history *history, const char *result,
+		       const json_t *answer, const struct pe_error *cause)
+{
+	json_t *more = json_copy(json_object_get(answer, "result"));
+
+	if (!more)
+		more = json_object();
+	json_object_del(more, "blockers");
+	if (cause) {
+		pe_auto_free char *text = pe_error_text(cause);
+
+		json_object_set_new(more, "message", json_string(text ? text : ""));
+	}
+
+	pe_auto_error struct pe_error *err = dbc_history_end(history, result, more);
+
+	if (err)
+		agent_event(target->agent, LOG_ERR, "history-failed", target,
+			    json_pack("{s:s}", "message", err->message));
+}
+
+/* ---- revert ---- */
+
+static struct pe_error *revert(struct agent_target *target, const char *name, const char *why)
+{
+	struct agent *agent = target->agent;
+	struct dbc_history *history;
+	json_t *answer = NULL, *request;
+	struct pe_error *err = record_begin(target, "revert", name, &history);
+
+	if (err)
+		return err;
+	target->doing = "reverting";
+	request = agent_request("revert", target);
+	json_object_set_new(request, "name", json_string(name));
+	err = agent_ask(agent, request, -1, &answer, NULL);
+	record_end(target, history, err ? pe_code_name(err->code) : "reverted", answer, err);
+	if (!err) {
+		agent->counts.reverts++;
+		agent_event(
+			agent, LOG_NOTICE, "reverted", target,
+			json_pack("{s:s, s:s, s:O?}", "patch", name, "reason", why, "pause_us",
+				  json_object_get(json_object_get(answer, "result"), "pause_us")));
+	}
+	json_decref(answer);
+	return err;
+}
+
+/* Patches that their publisher took back, newest first: one may stand on another. */
+static struct pe_error *revert_blocked(struct agent_target *target)
+{
+	json_t *patches = json_object_get(target->info, "patches");
+
+	for (size_t i = json_array_size(patches); i-- > 0;) {
+		const json_t *patch = json_array_get(patches, i);
+		const char *name = json_string_value(json_object_get(patch, "name"));
+		struct pe_error *err = NULL;
+
+		if (in_effect(patch) &&
+		    agent_is_blocked(
+			    &target->agent->offers, build_id(target), name,
+			    (unsigned int)json_integer_value(json_object_get(patch, "level")))) {
+			/* The description may go while we wait. */
+			pe_auto_free char *copy = strdup(name);
+
+			json_incref(patches);
+			err = revert(target, copy, "its publisher took it back");
+			json_decref(patches);
+			if (!err)
+				err = look(target);
+			if (err)
+				return err;
+			patches = json_object_get(target->info, "patches");
+			i = json_array_size(patches);
+		}
+	}
+	return NULL;
+}
+
+/* ---- apply ---- */
+
+static json_t *patch_request(const struct agent_target *target, const struct agent_offer *offer,
+			     const char *verb)
+{
+	json_t *request = agent_request(verb, target);
+
+	json_object_set_new(request, "signature", json_string(offer->signature));
+	json_object_set_new(request, "max_pause_us",
+			    json_integer((json_int_t)target->agent->settings.max_pause_us));
+	return request;
+}
+
+/* What went wrong after the switch; the patch is then taken back. */
+static struct pe_error *verify(struct agent_target *target, struct agent_visit *visit,
+			       const json_t *answer)
+{
+	const json_t *result = json_object_get(answer, "result");
+	const char *wrong = json_string_value(json_object_get(result, "threads_wrong"));
+
+	target->doing = "verifying";
+	if (wrong)
+		return pe_error_new(PE_ERR_VERIFY, "%s", wrong);
+	return target->provider->after ? target->provider->after(visit) : NULL;
+}
+
+static struct pe_error *take_back(struct agent_target *target, const char *name,
+				  struct pe_error *cause)
+{
+	pe_auto_free char *why = pe_error_text(cause);
+
+	target->agent->counts.failures++;
+	agent_event(target->agent, LOG_ERR, "verification-failed", target,
+		    json_pack("{s:s, s:s}", "patch", name, "message", why ? why : ""));
+
+	struct pe_error *err = revert(target, name, why ? why : "verification failed");
+
+	if (err)
+		return pe_error_wrap(err, "%s failed verification (%s) and could not be reverted",
+				     name, why ? why : "");
+	return pe_error_wrap(cause, "%s was applied, failed verification and was reverted", name);
+}
+
+static void tell_applied(struct agent_target *target, const struct agent_offer *offer,
+			 const json_t *answer)
+{
+	const json_t *result = json_object_get(answer, "result");
+
+	target->agent->counts.applies++;
+	agent_event(target->agent, LOG_NOTICE, "applied", target,
+		    json_pack("{s:s, s:i, s:s?, s:O?, s:I}", "patch", offer->name, "level",
+			      (int)offer->level, "signer",
+			      json_string_value(json_object_get(answer, "signer")), "pause_us",
+			      json_object_get(result, "pause_us"), "after_ready_ms",
+			      (json_int_t)(uv_hrtime() / 1000000 - target->ready_ms)));
+}
+
+/* Gates open, hooks content: the switch, and whether the server liked it. */
+static struct pe_error *switch_and_verify(struct agent_target *target,
+					  const struct agent_offer *offer,
+					  struct agent_visit *visit, int patch)
+{
+	struct dbc_history *history;
+	json_t *answer = NULL;
+	struct pe_error *err = record_begin(target, "apply", offer->name, &history);
+
+	if (err)
+		return err;
+	target->doing = "applying";
+	err = agent_ask(target->agent, patch_request(target, offer, "apply"), patch, &answer, NULL);
+	if (err) {
+		/* Whatever the dead patcher left is finished or undone by the next pass. */
+		if (agent_patcher_died(err))
+			target->recovered = false;
+		record_end(target, history, pe_code_name(err->code), answer, err);
+		json_decref(answer);
+		return err;
+	}
+	free(target->fresh);
+	target->fresh = strdup(offer->sha256);
+	target->fresh_since = time(NULL);
+	err = verify(target, visit, answer);
+	record_end(target, history, err ? pe_code_name(err->code) : "applied", answer, err);
+	if (!err)
+		tell_applied(target, offer, answer);
+	json_decref(answer);
+	return err && !target->gone ? take_back(target, offer->name, err) : err;
+}
+
+static struct pe_error *visit_and_apply(struct agent_target *target,
+					const struct agent_offer *offer, int patch)
+{
+	struct agent *agent = target->agent;
+	struct agent_visit visit = { .settings = &agent->settings, .door = -1 };
+	json_t *answer = NULL, *info = json_incref(target->info);
+	struct pe_error *err = NULL;
+
+	visit.target = info;
+	target->doing = "asking the server";
+	if (target->provider->reach)
+		err = agent_ask(agent, agent_request("reach", target), -1, &answer, &visit.door);
+	json_decref(answer);
+	if (!err && target->provider->before)
+		err = target->provider->before(&visit);
+	if (!err)
+		err = switch_and_verify(target, offer, &visit, patch);
+	if (target->provider->leave)
+		target->provider->leave(&visit);
+	if (visit.door >= 0)
+		close(visit.door);
+	json_decref(info);
+	return err;
+}
+
+static struct pe_error *apply_offer(struct agent_target *target, const struct agent_offer *offer)
+{
+	struct agent *agent = target->agent;
+	json_t *answer = NULL;
+	struct pe_error *err = agent_fetch_patch(agent, offer);
+
+	if (err)
+		return err;
+	pe_auto_fd int patch = open(offer->file, O_RDONLY | O_CLOEXEC);
+	if (patch < 0)
+		return pe_error_errno(errno, "cannot read %s", offer->file);
+	/* Before anybody is asked or any hook runs: does it fit, and is it signed? */
+	err = agent_ask(agent, patch_request(target, offer, "plan"), patch, &answer, NULL);
+	json_decref(answer);
+	if (err && err->code == PE_ERR_POLICY)
+		agent->counts.signature_failures++;
+	if (!err)
+		err = agent_hooks_run("pre-apply", target, offer->name, NULL);
+	if (!err)
+		err = visit_and_apply(target, offer, patch);
+	return err;
+}
+
+/* The offer's own strings may go when offers are read again while we wait: a copy. */
+static struct agent_offer offer_copy(const struct agent_offer *offer)
+{
+	struct agent_offer copy = *offer;
+
+	copy.name = strdup(offer->name);
+	copy.product = strdup(offer->product);
+	copy.build_id = strdup(offer->build_id);
+	copy.file = strdup(offer->file);
+	copy.signature = strdup(offer->signature ? offer->signature : "");
+	copy.sha256 = strdup(offer->sha256);
+	copy.path = offer->path ? strdup(offer->path) : NULL;
+	copy.feed = offer->feed ? strdup(offer->feed) : NULL;
+	return copy;
+}
+
+static int apply_pass(struct agent_target *target, const struct agent_offer *chosen)
+{
+	struct agent_offers copies = { malloc(sizeof(struct agent_offer)), 1 };
+
+	if (!copies.items)
+		return RETRY_MS;
+	copies.items[0] = offer_copy(chosen);
+
+	struct agent_offer *offer = &copies.items[0];
+	struct pe_error *err = apply_offer(target, offer);
+	int wait = FOR_EVER;
+
+	target->doing = NULL;
+	if (err && err->code != PE_ERR_NOTHING) {
+		wait = hold_error(target, offer->name, err);
+	} else {
+		if (!err) {
+			pe_auto_error struct pe_error *hook =
+				agent_hooks_run("post-apply", target, offer->name, NULL);
+
+			if (hook)
+				agent_event(target->agent, LOG_WARNING, "hook-failed", target,
+					    json_pack("{s:s}", "message", hook->message));
+		}
+		pe_error_free(err);
+		agent_held_clear(target);
+		agent_state_had(target->agent, agent_target_name(target), offer->level);
+		pe_auto_error struct pe_error *again = look(target);
+	}
+	agent_offers_deinit(&copies);
+	return wait;
+}
+
+/* ---- the pass ---- */
+
+/*
+ * The highest level that it may get: any (-1) by itself or by an operator; with AUTO_UPDATE off
+ * what it had, so that a restarted server gets that back; NOT_AT_ALL when it had none.
+ */
+enum { NOT_AT_ALL = -2 };
+
+static int level_allowed(struct agent_target *target)
+{
+	int had = agent_state_level_of(target->agent, agent_target_name(target));
+
+	if (target->urgent || target->agent->settings.auto_update)
+		return -1;
+	return had >= 0 ? had : NOT_AT_ALL;
+}
+
+static int choose_and_apply(struct agent_target *target)
+{
+	struct agent *agent = target->agent;
+	time_t later = 0, now = time(NULL);
+	int most = level_allowed(target);
+	const struct agent_offer *offer =
+		most == NOT_AT_ALL
+			? NULL
+			: agent_choose(&agent->offers, target->provider->name, build_id(target),
+				       &agent->settings, most, now, &later);
+	int level = target->provider->level(target->info);
+
+	agent_check_new_build(agent, target->provider->name, build_id(target));
+
+	int wait =
+		later ? (int)(later - now < 3600 ? (later - now + 1) * 1000 : 3600000) : FOR_EVER;
+
+	if (!offer || has_patch(target, offer) || level > (int)offer->level) {
+		agent_held_clear(target);
+		return wait;
+	}
+	if (target->again)
+		agent_state_forgive(agent, offer->sha256);
+	if (agent_state_crash_of(agent, offer->sha256))
+		return hold(target, offer->name,
+			    "a server crashed within a minute of this patch: it is not applied "
+			    "again by itself",
+			    false);
+	return apply_pass(target, offer);
+}
+
+static int work(struct agent_target *target)
+{
+	const char *by;
+
+	if (state_is(target, "starting")) {
+		uint64_t waited = uv_hrtime() / 1000000 - target->found_ms;
+
+		target->doing = "waiting for its start";
+		return waited > START_LONG_MS ? START_SLOW_MS : START_MS;
+	}
+	target->doing = NULL;
+	if (state_is(target, "stopping"))
+		return STOP_MS;
+	if (!agent_settings_include(&target->agent->settings, agent_target_name(target))) {
+		target->doing = "left out by the settings";
+		return FOR_EVER;
+	}
+	if (!target->ready_ms)
+		target->ready_ms = uv_hrtime() / 1000000;
+	if (!target->recovered) {
+		json_t *answer;
+		struct pe_error *err = agent_ask(target->agent, agent_request("recover", target),
+						 -1, &answer, NULL);
+
+		json_decref(answer);
+		if (!err)
+			err = look(target);
+		if (err)
+			return hold_error(target, NULL, err);
+		target->recovered = true;
+	}
+	if (agent_state_is_held(target->agent, agent_target_name(target), &by) && !target->urgent) {
+		char reason[128];
+
+		snprintf(reason, sizeof(reason), "held by %s: `dbcarectl resume` ends it",
+			 by ? by : "an operator");
+		return hold(target, NULL, reason, false);
+	}
+
+	struct pe_error *err = revert_blocked(target);
+
+	target->doing = NULL;
+	return err ? hold_error(target, NULL, err) : choose_and_apply(target);
+}
+
+int agent_work_pass(struct agent_target *target)
+{
+	struct pe_error *err = look(target);
+	bool gone = err && (err->code == PE_ERR_NO_TARGET ||
+			    (err->code == PE_ERR_DIED && !agent_patcher_died(err)));
+	int wait = RETRY_MS;
+
+	if (gone)
+		target->gone = true;
+	if (!err)
+		wait = work(target);
+	pe_error_free(err);
+	target->urgent = target->again = false;
+	return wait;
+}

@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What care-patcher may do: four capabilities and a list of system calls. No sockets can be made,
+ * no programs started, no modules loaded, no files but those of the keys and of /proc are of use.
+ *
+ * A process under a filter cannot suspend the filter of another one (PTRACE_O_SUSPEND_SECCOMP,
+ * kernel/ptrace.c): the calls that are injected into a target have to pass the target's own filter.
+ */
+#include <errno.h>
+#include <seccomp.h>
+#include <sys/capability.h>
+#include <sys/prctl.h>
+
+#include "agent/patcher/patcher.h"
+
+/*
+ * SYS_PTRACE: seize, read. DAC_OVERRIDE: open /proc/PID/mem of another user for writing, and walk
+ * to his socket. CHECKPOINT_RESTORE: /proc/PID/map_files of images deleted on disk. SYS_NICE:
+ * SCHED_FIFO while threads stand.
+ */
+static const cap_value_t kept[] = { CAP_SYS_PTRACE, CAP_DAC_OVERRIDE, CAP_CHECKPOINT_RESTORE,
+				    CAP_SYS_NICE };
+
+enum { KEPT = sizeof(kept) / sizeof(*kept) };
+
+/* Those of @kept that we have: a container may have been given fewer. */
+static int available(cap_value_t out[KEPT])
+{
+	cap_t now = cap_get_proc();
+	int count = 0;
+
+	for (int i = 0; now && i < KEPT; i++) {
+		cap_flag_value_t value = CAP_CLEAR;
+
+		if (cap_get_flag(now, kept[i], CAP_PERMITTED, &value) == 0 && value == CAP_SET)
+			out[count++] = kept[i];
+	}
+	if (now)
+		cap_free(now);
+	return count;
+}
+
+struct pe_error *patcher_drop_rights(void)
+{
+	cap_value_t have[KEPT];
+	int count = available(have);
+	cap_t wanted = cap_init();
+	bool done = wanted != NULL;
+
+	/* The bounding set first: it needs CAP_SETPCAP, which is about to go. */
+	for (cap_value_t cap = 0; cap_get_bound(cap) >= 0; cap++) {
+		bool keep = false;
+
+		for (int i = 0; i < KEPT; i++)
+			keep |= kept[i] == cap;
+		if (!keep && cap_get_bound(cap) == 1 && cap_drop_bound(cap) != 0 && errno != EPERM)
+			done = false;
+	}
+	done = done && cap_set_flag(wanted, CAP_PERMITTED, count, have, CAP_SET) == 0 &&
+	       cap_set_flag(wanted, CAP_EFFECTIVE, count, have, CAP_SET) == 0 &&
+	       cap_set_proc(wanted) == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0;
+
+	struct pe_error *err = done ? NULL : pe_error_errno(errno, "cannot give up capabilities");
+
+	if (wanted)
+		cap_free(wanted);
+	return err;
+}
+
+static const int allowed[] = {
+	/* memory */
+	SCMP_SYS(brk),
+	SCMP_SYS(mmap),
+	SCMP_SYS(munmap),
+	SCMP_SYS(mremap),
+	SCMP_SYS(mprotect),
+	SCMP_SYS(madvise),
+	SCMP_SYS(mlock),
+	SCMP_SYS(munlock),
+	SCMP_SYS(mlockall),
+	SCMP_SYS(munlockall),
+	SCMP_SYS(membarrier),
+	/* files: the keys, /proc, locks in the run directory */
+	SCMP_SYS(open),
+	SCMP_SYS(openat),
+	SCMP_SYS(openat2),
+	SCMP_SYS(close),
+	SCMP_SYS(read),
+	SCMP_SYS(readv),
+	SCMP_SYS(pread64),
+	SCMP_SYS(preadv),
+	SCMP_SYS(write),
+	SCMP_SYS(writev),
+	SCMP_SYS(pwrite64),
+	SCMP_SYS(pwritev),
+	SCMP_SYS(lseek),
+	SCMP_SYS(stat),
+	SCMP_SYS(lstat),
+	SCMP_SYS(fstat),
+	SCMP_SYS(newfstatat),
+	SCMP_SYS(statx),
+	SCMP_SYS(fstatfs),
+	SCMP_SYS(statfs),
+	SCMP_SYS(access),
+	SCMP_SYS(faccessat),
+	SCMP_SYS(faccessat2),
+	SCMP_SYS(readlink),
+	SCMP_SYS(readlinkat),
+	SCMP_SYS(getdents64),
+	SCMP_SYS(getcwd),
+	SCMP_SYS(mkdir),
+	SCMP_SYS(mkdirat),
+	SCMP_SYS(unlink),
+	SCMP_SYS(unlinkat),
+	SCMP_SYS(ftruncate),
+	SCMP_SYS(flock),
+	SCMP_SYS(fcntl),
+	SCMP_SYS(dup),
+	SCMP_SYS(dup2),
+	SCMP_SYS(dup3),
+	SCMP_SYS(memfd_create),
+	SCMP_SYS(umask),
+	SCMP_SYS(ioctl),
+	/* other processes */
+	SCMP_SYS(ptrace),
+	SCMP_SYS(process_vm_readv),
+	SCMP_SYS(process_vm_writev),
+	SCMP_SYS(pidfd_open),
+	SCMP_SYS(pidfd_send_signal),
+	SCMP_SYS(pidfd_getfd),
+	SCMP_SYS(wait4),
+	SCMP_SYS(waitid),
+	SCMP_SYS(kill),
+	SCMP_SYS(tgkill),
+	SCMP_SYS(kcmp),
+	/* scheduling and time */
+	SCMP_SYS(sched_setscheduler),
+	SCMP_SYS(sched_getscheduler),
+	SCMP_SYS(sched_setparam),
+	SCMP_SYS(sched_getparam),
+	SCMP_SYS(sched_setaffinity),
+	SCMP_SYS(sched_getaffinity),
+	SCMP_SYS(sched_yield),
+	SCMP_SYS(sched_setattr),
+	SCMP_SYS(sched_getattr),
+	SCMP_SYS(sched_get_priority_max),
+	SCMP_SYS(sched_get_priority_min),
+	SCMP_SYS(setpriority),
+	SCMP_SYS(getpriority),
+	SCMP_SYS(nanosleep),
+	SCMP_SYS(clock_nanosleep),
+	SCMP_SYS(clock_gettime),
+	SCMP_SYS(clock_getres),
+	SCMP_SYS(gettimeofday),
+	SCMP_SYS(time),
+	SCMP_SYS(times),
+	SCMP_SYS(setitimer),
+	SCMP_SYS(getitimer),
+	SCMP_SYS(timer_create),
+	SCMP_SYS(timer_settime),
+	SCMP_SYS(timer_delete),
+	SCMP_SYS(timerfd_create),
+	SCMP_SYS(timerfd_settime),
+	SCMP_SYS(alarm),
+	/* the connection with the agent */
+	SCMP_SYS(accept4),
+	SCMP_SYS(recvmsg),
+	SCMP_SYS(sendmsg),
+	SCMP_SYS(recvfrom),
+	SCMP_SYS(sendto),
+	SCMP_SYS(shutdown),
+	SCMP_SYS(getsockopt),
+	SCMP_SYS(poll),
+	SCMP_SYS(ppoll),
+	SCMP_SYS(select),
+	SCMP_SYS(pselect6),
+	SCMP_SYS(epoll_create1),
+	SCMP_SYS(epoll_ctl),
+	SCMP_SYS(epoll_wait),
+	SCMP_SYS(epoll_pwait),
+	/* ourselves */
+	SCMP_SYS(futex),
+	SCMP_SYS(rt_sigaction),
+	SCMP_SYS(rt_sigprocmask),
+	SCMP_SYS(rt_sigreturn),
+	SCMP_SYS(rt_sigtimedwait),
+	SCMP_SYS(rt_sigpending),
+	SCMP_SYS(rt_sigsuspend),
+	SCMP_SYS(rt_sigqueueinfo),
+	SCMP_SYS(sigaltstack),
+	SCMP_SYS(signalfd4),
+	SCMP_SYS(restart_syscall),
+	SCMP_SYS(getpid),
+	SCMP_SYS(getppid),
+	SCMP_SYS(gettid),
+	SCMP_SYS(getuid),
+	SCMP_SYS(geteuid),
+	SCMP_SYS(getgid),
+	SCMP_SYS(getegid),
+	SCMP_SYS(getresuid),
+	SCMP_SYS(getresgid),
+	SCMP_SYS(getrandom),
+	SCMP_SYS(getrusage),
+	SCMP_SYS(uname),
+	SCMP_SYS(sysinfo),
+	SCMP_SYS(prlimit64),
+	SCMP_SYS(getrlimit),
+	SCMP_SYS(capget),
+	SCMP_SYS(prctl),
+	SCMP_SYS(arch_prctl),
+	SCMP_SYS(set_robust_list),
+	SCMP_SYS(get_robust_list),
+	SCMP_SYS(set_tid_address),
+	SCMP_SYS(rseq),
+	SCMP_SYS(exit),
+	SCMP_SYS(exit_group),
+};
+
+struct pe_error *patcher_filter_syscalls(void)
+{
+	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(EPERM));
+	int status = filter ? 0 : -ENOMEM;
+
+	for (size_t i = 0; !status && i < sizeof(allowed) / sizeof(*allowed); i++)
+		status = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
+	if (!status)
+		status = seccomp_load(filter);
+	seccomp_release(filter);
+	return status ? pe_error_errno(-status, "cannot filter system calls") : NULL;
+}

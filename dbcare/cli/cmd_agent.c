@@ -1,0 +1,422 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* dbcarectl status, update, hold, resume, events: what the agent is asked. */
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "dbcare/cli/cli.h"
+#include "dbcare/cli/control.h"
+#include "dbcare/describe.h"
+#include "engine/cleanup.h"
+
+struct asking {
+	struct cli cli;
+	size_t most; /* words */
+	bool again, follow;
+};
+
+enum { KEY_AGAIN = 0x300 };
+
+static error_t asking_parse(int key, char *arg, struct argp_state *state)
+{
+	struct asking *asking = state->input;
+
+	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &asking->cli;
+		return 0;
+	case ARGP_KEY_ARG:
+		return cli_word(&asking->cli, arg, asking->most, state);
+	case KEY_AGAIN:
+		asking->again = true;
+		return 0;
+	case 'f':
+		asking->follow = true;
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static const struct argp_child common_children[] = { { &cli_common_argp }, { 0 } };
+
+static const char *text_of(const json_t *object, const char *name)
+{
+	return json_string_value(json_object_get(object, name));
+}
+
+static long long number_of(const json_t *object, const char *name)
+{
+	return (long long)json_integer_value(json_object_get(object, name));
+}
+
+/* ---- status ---- */
+
+/* "12 min ago (14:03)", "in 3 h (17:10)", "never". */
+static const char *when(long long seconds, char out[64])
+{
+	static const struct {
+		long long unit;
+		const char *name;
+	} units[] = { { 86400, "d" }, { 3600, "h" }, { 60, "min" }, { 1, "s" } };
+	time_t then = (time_t)seconds;
+	long long away = seconds - (long long)time(NULL), size = away < 0 ? -away : away;
+	struct tm local;
+	char clock[32];
+	size_t i = 0;
+
+	if (!seconds)
+		return strcpy(out, "never");
+	while (i < 3 && size < units[i].unit)
+		i++;
+	strftime(clock, sizeof(clock), "%Y-%m-%d %H:%M:%S", localtime_r(&then, &local));
+	snprintf(out, 64, "%s%lld %s%s (%s)", away > 0 ? "in " : "", size / units[i].unit,
+		 units[i].name, away > 0 ? "" : " ago", clock);
+	return out;
+}
+
+static const char *names_of(const json_t *target, char *out, size_t room)
+{
+	const json_t *patch;
+	size_t i, used = 0;
+
+	*out = '\0';
+	json_array_foreach(json_object_get(target, "patches"), i, patch)
+	{
+		const char *state = text_of(patch, "state");
+
+		if (used < room && state && strcmp(state, "reverted") != 0)
+			used += (size_t)snprintf(out + used, room - used, "%s%s", used ? ", " : "",
+						 text_of(patch, "name"));
+	}
+	return *out ? out : NULL;
+}
+
+static void print_targets(const json_t *targets)
+{
+	static const char *const titles[] = { ">PID",	 "VERSION", "TARGET", ">LEVEL",
+					      "PATCHES", "OFFERED", "STATE",  NULL };
+	struct pe_table *table = pe_table_new(titles);
+	const json_t *target;
+	size_t i;
+
+	json_array_foreach(targets, i, target)
+	{
+		const json_t *level = json_object_get(target, "level");
+		const char *doing = text_of(target, "doing");
+		char pid[16], number[16], names[256];
+
+		snprintf(pid, sizeof(pid), "%lld", number_of(target, "pid"));
+		snprintf(number, sizeof(number), "%lld", number_of(target, "level"));
+		pe_table_row(table,
+			     (const char *const[]){
+				     pid, text_of(target, "version"), text_of(target, "name"),
+				     json_is_integer(level) ? number : NULL,
+				     names_of(target, names, sizeof(names)),
+				     text_of(json_object_get(target, "offered"), "name"),
+				     json_object_get(target, "held") ? "held"
+				     : doing			     ? doing
+								     : text_of(target, "state") });
+	}
+	pe_table_print_and_free(table);
+	json_array_foreach(targets, i, target)
+	{
+		const json_t *held = json_object_get(target, "held");
+		char since[64], next[64];
+
+		if (!held)
+			continue;
+		printf("\n%s is held: %s\n  since %s; next try %s\n", text_of(target, "name"),
+		       text_of(held, "reason"), when(number_of(held, "since"), since),
+		       number_of(held, "next_try") ? when(number_of(held, "next_try"), next)
+						   : "when you say so");
+	}
+}
+
+static void print_status(const json_t *status)
+{
+	const json_t *settings = json_object_get(status, "settings");
+	const json_t *targets = json_object_get(status, "targets");
+	const char *error = text_of(status, "check_error"), *server;
+	char text[64];
+
+	server = text_of(settings, "PATCH_SERVER");
+	printf("agent        version %s, pid %lld, since %s\n", text_of(status, "version"),
+	       number_of(status, "pid"), when(number_of(status, "started"), text));
+	printf("repository   %s\n", server ? server : "none (PATCH_SERVER is not set)");
+	if (server) {
+		printf("last check   %s%s%s\n", when(number_of(status, "last_check"), text),
+		       error ? ": " : "", error ? error : "");
+		printf("next check   %s\n", when(number_of(status, "next_check"), text));
+	}
+	printf("policy       AUTO_UPDATE=%s UPDATE_POLICY=%s%s\n",
+	       json_is_true(json_object_get(settings, "AUTO_UPDATE")) ? "YES" : "NO",
+	       text_of(settings, "UPDATE_POLICY"),
+	       json_is_true(json_object_get(status, "held_all")) ? ", all updates are held" : "");
+	if (!json_is_true(json_object_get(status, "watching")))
+		puts("note         process events are not heard: new servers are found by scans");
+	if (text_of(status, "settings_error"))
+		printf("note         settings not read again: %s\n",
+		       text_of(status, "settings_error"));
+	putchar('\n');
+	if (json_array_size(targets))
+		print_targets(targets);
+	else
+		puts("No MariaDB server runs on this host.");
+}
+
+/* Without an agent: what the servers themselves tell. */
+static int status_alone(struct cli *cli, struct pe_error *why)
+{
+	struct dbc_servers servers;
+	struct pe_error *err;
+
+	if (why->code != PE_ERR_NO_TARGET)
+		return cli_fail(cli, why);
+	err = dbc_discover(&servers);
+	if (err) {
+		pe_error_free(why);
+		return cli_fail(cli, err);
+	}
+
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < servers.count; i++) {
+		json_t *server = dbc_server_json(&servers.items[i]);
+
+		json_object_set(server, "name", json_object_get(server, "socket"));
+		json_array_append_new(list, server);
+	}
+	dbc_servers_deinit(&servers);
+	if (cli->json) {
+		pe_cli_json(json_pack("{s:b, s:s, s:o}", "agent", 0, "message", why->message,
+				      "targets", list));
+	} else {
+		puts(why->message);
+		if (json_array_size(list))
+			print_targets(list);
+		json_decref(list);
+	}
+	pe_error_free(why);
+	return 0;
+}
+
+int cmd_status(int argc, char **argv)
+{
+	static const struct argp argp = {
+		NULL, asking_parse, NULL,
+		"Shows on one screen what the agent knows: servers, patch levels, last and next "
+		"check, and what is held, why and since when. Without an agent, the servers and "
+		"their patches alone.\v"
+		"Examples:\n"
+		"  dbcarectl status\n"
+		"  dbcarectl status --json | jq '.targets[] | {name, level, held}'\n",
+		common_children
+	};
+	struct asking asking = { 0 };
+	json_t *status;
+
+	argp_parse(&argp, argc, argv, 0, NULL, &asking);
+
+	struct pe_error *err = control_ask(json_pack("{s:s}", "do", "status"), &status);
+
+	if (err)
+		return status_alone(&asking.cli, err);
+	if (asking.cli.json) {
+		pe_cli_json(status);
+		return 0;
+	}
+	print_status(status);
+	json_decref(status);
+	return 0;
+}
+
+/* ---- update ---- */
+
+/* 0: all have what is offered; 4: something is held; 2: there was nothing to do. */
+static int update_result(const json_t *answer)
+{
+	const char *wanted = text_of(answer, "wanted");
+	const json_t *target;
+	bool offered = false, held = false;
+	size_t i;
+
+	json_array_foreach(json_object_get(answer, "targets"), i, target)
+	{
+		if (wanted && *wanted && strcmp(wanted, text_of(target, "name")) != 0)
+			continue;
+		offered |= json_is_object(json_object_get(target, "offered"));
+		held |= json_object_get(target, "held") != NULL;
+	}
+	if (held)
+		return pe_code_exit_status(PE_ERR_HELD);
+	return offered ? 0 : pe_code_exit_status(PE_ERR_NOTHING);
+}
+
+int cmd_update(int argc, char **argv)
+{
+	static const struct argp_option options[] = {
+		{ "again", KEY_AGAIN, NULL, 0,
+		  "Also a patch that was followed by a crash of a server" },
+		{ 0 }
+	};
+	static const struct argp argp = {
+		options, asking_parse, "[TARGET]",
+		"Lets the agent check the repository now and bring all servers, or TARGET, to the "
+		"level that the settings allow, also when AUTO_UPDATE is NO. Gates hold it all "
+		"the same.\v"
+		"TARGET is a pid or the path of a socket.\n"
+		"\n"
+		"Examples:\n"
+		"  dbcarectl update\n"
+		"  dbcarectl update /run/mysqld/mysqld.sock\n"
+		"\n"
+		"Exit status: 0 all have what is offered, 1 error, 2 nothing is offered, 3 no such "
+		"server or no agent, 4 something is held (it is tried again).\n",
+		common_children
+	};
+	struct asking asking = { .most = 1 };
+	struct pe_progress progress;
+	json_t *answer;
+
+	argp_parse(&argp, argc, argv, 0, NULL, &asking);
+	pe_progress_init(&progress, !asking.cli.json && !asking.cli.quiet);
+	pe_progress_step(&progress, "the agent checks and applies");
+
+	struct pe_error *err = control_ask(json_pack("{s:s, s:s*, s:b}", "do", "update", "target",
+						     asking.cli.words[0], "again", asking.again),
+					   &answer);
+
+	pe_progress_done(&progress);
+	if (err)
+		return cli_fail(&asking.cli, err);
+
+	int status = update_result(answer);
+
+	if (asking.cli.json) {
+		pe_cli_json(answer);
+	} else {
+		print_status(answer);
+		json_decref(answer);
+	}
+	return status;
+}
+
+/* ---- hold, resume ---- */
+
+static int ask_simply(struct asking *asking, const char *verb, const char *done)
+{
+	json_t *answer;
+	struct pe_error *err = control_ask(
+		json_pack("{s:s, s:s*}", "do", verb, "target", asking->cli.words[0]), &answer);
+
+	if (err)
+		return cli_fail(&asking->cli, err);
+	json_decref(answer);
+	if (asking->cli.json)
+		pe_cli_json(
+			json_pack("{s:s, s:s?}", "result", done, "target", asking->cli.words[0]));
+	else
+		printf("%s: %s\n", done,
+		       asking->cli.words[0] ? asking->cli.words[0] : "all servers");
+	return 0;
+}
+
+int cmd_hold(int argc, char **argv)
+{
+	static const struct argp argp = {
+		NULL, asking_parse, "[TARGET]",
+		"Lets the agent change nothing in TARGET, or in any server, until `dbcarectl "
+		"resume`. What is applied stays. A hold outlives restarts of the agent and of the "
+		"server.\v"
+		"Example:\n"
+		"  dbcarectl hold /run/mysqld/mysqld.sock\n",
+		common_children
+	};
+	struct asking asking = { .most = 1 };
+
+	argp_parse(&argp, argc, argv, 0, NULL, &asking);
+	return ask_simply(&asking, "hold", "held");
+}
+
+int cmd_resume(int argc, char **argv)
+{
+	static const struct argp argp = {
+		NULL, asking_parse, "[TARGET]",
+		"Ends a hold: of TARGET, or without one the hold of all servers.\v"
+		"Exit status: 0 done, 2 nothing was held, 3 no such server or no agent.\n",
+		common_children
+	};
+	struct asking asking = { .most = 1 };
+
+	argp_parse(&argp, argc, argv, 0, NULL, &asking);
+	return ask_simply(&asking, "resume", "resumed");
+}
+
+/* ---- events ---- */
+
+static void print_event(const json_t *event, bool json)
+{
+	const char *key;
+	json_t *value;
+
+	if (json) {
+		json_dumpf(event, stdout, JSON_COMPACT);
+		putchar('\n');
+		fflush(stdout);
+		return;
+	}
+	printf("%s %s", text_of(event, "time"), text_of(event, "event"));
+	json_object_foreach((json_t *)event, key, value)
+	{
+		pe_auto_free char *dump = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
+
+		if (strcmp(key, "time") != 0 && strcmp(key, "event") != 0 &&
+		    strcmp(key, "number") != 0)
+			printf(" %s=%s", key, dump ? dump : "?");
+	}
+	putchar('\n');
+	fflush(stdout);
+}
+
+int cmd_events(int argc, char **argv)
+{
+	static const struct argp_option options[] = {
+		{ "follow", 'f', NULL, 0, "Go on with new ones until interrupted" }, { 0 }
+	};
+	static const struct argp argp = {
+		options, asking_parse, NULL,
+		"Shows what the agent did and saw since its start (the last 512 events); with "
+		"--json one object a line.\v"
+		"Example:\n"
+		"  dbcarectl events --follow --json | jq -r 'select(.event == \"held\") | "
+		".reason'\n",
+		common_children
+	};
+	struct asking asking = { 0 };
+	struct control control;
+	json_t *event;
+
+	argp_parse(&argp, argc, argv, 0, NULL, &asking);
+
+	struct pe_error *err = control_open(&control);
+
+	if (!err)
+		err = control_send(
+			&control, json_pack("{s:s, s:b}", "do", "events", "follow", asking.follow));
+	while (!err) {
+		err = control_receive(&control, &event);
+		if (err)
+			break;
+
+		bool end = json_object_get(event, "ok") != NULL;
+
+		if (!end)
+			print_event(event, asking.cli.json);
+		json_decref(event);
+		if (end)
+			break;
+	}
+	control_close(&control);
+	return err ? cli_fail(&asking.cli, err) : 0;
+}
