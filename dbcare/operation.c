@@ -71,6 +71,7 @@ static struct pe_apply_options engine_options(const struct dbc_options *options)
 	return (struct pe_apply_options){
 		.timeout_us = options->timeout_us,
 		.max_pause_us = options->max_pause_us,
+		.cancellable = options->cancellable,
 		.progress = options->progress,
 		.progress_ctx = options->progress_ctx,
 	};
@@ -249,6 +250,7 @@ static struct pe_error *take_back(struct dbc_session *session, const char *name,
 	session->sql = NULL;
 	warn(ret, dbc_history_begin("auto-revert", record_fields(session, name), &history));
 	engine.max_pause_us = 0;
+	engine.cancellable = false;
 
 	struct pe_error *err = pe_revert(session->target, name, &engine, &change);
 

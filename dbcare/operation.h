@@ -34,6 +34,7 @@ struct dbc_options {
 	bool no_gates;
 	uint64_t timeout_us;   /* how long to wait for a free moment; 0: the engine's own */
 	uint64_t max_pause_us; /* 0: no limit */
+	bool cancellable;      /* by SIGINT, SIGTERM, SIGHUP: see pe_apply_options */
 	/* Applied patches that apply reverts in the same switch; alive as long as the outcome. */
 	const char *const *replace;
 	size_t replace_count;

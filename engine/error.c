@@ -30,6 +30,7 @@ static const struct {
 	[PE_ERR_COMPILE] = { "compile", 1, "" },
 	[PE_ERR_VERIFY] = { "verification", 1, "the change was taken back; see the text" },
 	[PE_ERR_PARTIAL] = { "partial", 6, "" },
+	[PE_ERR_CANCELLED] = { "cancelled", 4, "everything is as it was before" },
 };
 
 /* Returned when there is no memory for an error object; never freed. */

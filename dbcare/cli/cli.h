@@ -32,7 +32,7 @@ int cli_fail_with(const struct cli *cli, struct pe_error *err, json_t *more);
 /* Notes and warnings, one line each, to stderr. */
 void cli_notes(const char *notes);
 
-/* Fills the progress callback of @options. */
+/* Fills the progress callback of @options; signals cancel. */
 void cli_progress(struct cli *cli, struct dbc_options *options);
 struct pe_error *cli_session_open(struct cli *cli, const char *target,
 				  struct dbc_session *ret) pe_must_check;

@@ -7,6 +7,7 @@
 #include "dbcare/cli/cli.h"
 #include "engine/cleanup.h"
 #include "engine/demangle.h"
+#include "engine/show.h"
 
 /* ---- list ---- */
 
@@ -327,6 +328,8 @@ static void print_patches(const struct dbc_server *server)
 					    *cves ? cves : NULL, pause, since, functions });
 	}
 	pe_table_print_and_free(table);
+	for (size_t i = 0; i < server->applied.count; i++)
+		pe_cli_print_old_frames(&server->applied.items[i]);
 }
 
 static void print_info(const struct dbc_session *session, const struct asked *asked,

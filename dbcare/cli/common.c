@@ -153,6 +153,7 @@ void cli_progress(struct cli *cli, struct dbc_options *options)
 	pe_progress_init(&cli->progress, !cli->json && !cli->quiet);
 	options->progress = show_progress;
 	options->progress_ctx = &cli->progress;
+	options->cancellable = true;
 }
 
 struct pe_error *cli_session_open(struct cli *cli, const char *target, struct dbc_session *ret)
@@ -180,13 +181,15 @@ json_t *cli_json_applied(const struct pe_applied *applied)
 					applied->cves[i].cvss, "url", applied->cves[i].url));
 	for (size_t i = 0; i < applied->function_count; i++)
 		json_array_append_new(functions, json_string(applied->functions[i]));
-	return json_pack("{s:s, s:s, s:i, s:s*, s:b, s:o, s:o, s:I, s:I, s:I, s:b}", "name",
-			 applied->name, "state", pe_state_name(applied->state), "level",
+	return json_pack("{s:s, s:s, s:i, s:s*, s:b, s:o, s:o, s:I, s:I, s:I, s:b, s:I, s:I}",
+			 "name", applied->name, "state", pe_state_name(applied->state), "level",
 			 (int)applied->level, "description", applied->description, "independent",
 			 applied->independent, "cves", cves, "functions", functions, "sequence",
 			 (json_int_t)applied->sequence, "applied_at",
 			 (json_int_t)applied->applied_at, "pause_us", (json_int_t)applied->pause_us,
-			 "inherited", applied->inherited);
+			 "inherited", applied->inherited, "old_threads",
+			 (json_int_t)applied->old_threads, "running_threads",
+			 (json_int_t)applied->running_threads);
 }
 
 json_t *cli_json_blockers(const struct dbc_blockers *blockers)

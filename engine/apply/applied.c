@@ -114,8 +114,16 @@ static struct pe_error *applied_init(const struct pe_target *target, const struc
 		ret->eh_frame_size = h->unwind_size - h->eh_frame;
 	}
 
+	struct pe_error *err = NULL;
+
+	if (ret->state == PE_STATE_SETTLING || ret->state == PE_STATE_REVERTED)
+		err = old_frames(target, ledger, &ret->old_threads, &ret->running_threads);
+	if (err)
+		return err;
+
 	json_t *root = json_loads(ledger->json, 0, NULL);
-	struct pe_error *err = read_cves(json_object_get(root, "cves"), ret);
+
+	err = read_cves(json_object_get(root, "cves"), ret);
 
 	if (!err)
 		err = read_symbols(ledger, json_object_get(root, "symbols"), ret);

@@ -204,6 +204,7 @@ static struct pe_error *switch_over(struct pe_target *target, struct pe_plan *pl
 		err = ledger_write_state(target, ledger, PE_STATE_SWITCHING);
 	if (!err)
 		err = switch_run(target, &job, options, deadline, result, &view);
+	cancel_forbid();
 	if (err)
 		abandon(target, ledger);
 	else
@@ -270,15 +271,18 @@ struct pe_error *pe_apply(struct pe_target *target, const struct pe_plan *plan,
 			  const struct pe_apply_options *options, struct pe_switch_result *result)
 {
 	uint64_t start = pe_now_us(), deadline = options_deadline(options);
+	sigset_t signals;
 	int lock = -1;
 
 	*result = (struct pe_switch_result){ 0 };
+	cancel_begin(options, &signals);
 
 	struct pe_error *err = lock_take(target, &lock);
 
 	if (!err)
 		err = apply_locked(target, plan, options, deadline, result);
 	lock_release(target, &lock);
+	cancel_end(options, &signals);
 	result->operation_us = pe_now_us() - start;
 	/* Whatever failed, that the target is gone explains it. */
 	if (err && err->code != PE_ERR_DIED) {

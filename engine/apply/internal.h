@@ -14,6 +14,8 @@
 #ifndef ENGINE_APPLY_INTERNAL_H
 #define ENGINE_APPLY_INTERNAL_H
 
+#include <signal.h>
+
 #include "engine/apply.h"
 #include "engine/arch.h"
 
@@ -392,6 +394,18 @@ struct pe_error *release(struct pe_target *target, struct ledger *ledger,
  */
 struct pe_error *settled(const struct pe_target *target, const struct ledger *ledger, bool *ret,
 			 size_t *threads, size_t *unknown) pe_must_check;
+
+/* Threads with frames of the old code, or, of a reverted patch, of its own. Stops nobody. */
+struct pe_error *old_frames(const struct pe_target *target, const struct ledger *ledger,
+			    size_t *threads, size_t *unknown) pe_must_check;
+
+/* ---- cancel.c ---- */
+
+void cancel_begin(const struct pe_apply_options *options, sigset_t *before);
+void cancel_end(const struct pe_apply_options *options, const sigset_t *before);
+/* From here on the operation is finished, or taken back, whatever signal comes. */
+void cancel_forbid(void);
+struct pe_error *cancel_check(void) pe_must_check;
 
 /* ---- recover.c, lock.c ---- */
 

@@ -22,6 +22,7 @@
 #include <dirent.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 #include "engine/cleanup.h"
 
@@ -173,13 +174,21 @@ static struct pe_error *recover_reverting(struct pe_target *target, struct ledge
 	return take_back(target, ledger, deadline, ret);
 }
 
-static struct pe_error *recover_settling(struct pe_target *target, struct ledger *ledger)
+/* Only an independent patch leaves calls of the old code under way. */
+static struct pe_error *recover_settling(struct pe_target *target, struct ledger *ledger,
+					 bool *done)
 {
-	bool done;
 	size_t threads, unknown;
-	struct pe_error *err = settled(target, ledger, &done, &threads, &unknown);
+	struct pe_error *err = NULL;
 
-	if (!err && done)
+	*done = true;
+	if (!ledger->header.variable.applied_at) { /* whoever switched died before it was noted */
+		ledger->header.variable.applied_at = time(NULL);
+		err = ledger_write_field(target, ledger, applied_at);
+	}
+	if (!err && (ledger->header.flags & LEDGER_INDEPENDENT))
+		err = settled(target, ledger, done, &threads, &unknown);
+	if (!err && *done)
 		err = ledger_write_state(target, ledger, PE_STATE_APPLIED);
 	return err;
 }
@@ -188,6 +197,7 @@ static struct pe_error *recover_one(struct pe_target *target, struct ledger *led
 				    struct ledgers *ledgers, uint64_t deadline,
 				    struct pe_recovery *ret)
 {
+	bool was_settling = ledger->header.variable.state == PE_STATE_SETTLING, done = false;
 	struct pe_error *err;
 
 	if (!ledger->complete || ledger->header.variable.state == PE_STATE_STAGED) {
@@ -211,7 +221,11 @@ static struct pe_error *recover_one(struct pe_target *target, struct ledger *led
 		err = NULL;
 	}
 	if (!err && ledger->header.variable.state == PE_STATE_SETTLING)
-		err = recover_settling(target, ledger);
+		err = recover_settling(target, ledger, &done);
+	if (!err && was_settling && done) {
+		ret->finished++;
+		say(ret, "has settled: no thread is left in the old code", ledger->name);
+	}
 	return err;
 }
 

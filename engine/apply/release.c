@@ -389,6 +389,15 @@ static size_t count_tids(const struct pe_stack_hits *hits)
 struct pe_error *settled(const struct pe_target *target, const struct ledger *ledger, bool *ret,
 			 size_t *threads, size_t *unknown)
 {
+	struct pe_error *err = old_frames(target, ledger, threads, unknown);
+
+	*ret = !err && !*threads && !*unknown;
+	return err;
+}
+
+struct pe_error *old_frames(const struct pe_target *target, const struct ledger *ledger,
+			    size_t *threads, size_t *unknown)
+{
 	size_t count = ledger->header.range_count;
 	pe_auto_free struct pe_range *ranges = calloc(count + 1, sizeof(*ranges));
 	struct pe_stack_hits hits = { 0 };
@@ -400,10 +409,14 @@ struct pe_error *settled(const struct pe_target *target, const struct ledger *le
 	for (size_t i = 0; ranges && i < count; i++)
 		ranges[i] = (struct pe_range){ .start = ledger->ranges[i].start,
 					       .end = ledger->ranges[i].end };
+	if (ranges && ledger->header.variable.state == PE_STATE_REVERTED) {
+		count = 1;
+		ranges[0] = (struct pe_range){ .start = ledger->start,
+					       .end = ledger->start + ledger->header.text_size };
+	}
 	if (!err)
 		err = pe_stack_predict(target, &maps, ranges, count, PE_MATCH_BODY, &hits, unknown);
 	*threads = count_tids(&hits);
-	*ret = !err && !*threads && !*unknown;
 	pe_stack_hits_deinit(&hits);
 	pe_maps_deinit(&maps);
 	return err;

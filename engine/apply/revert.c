@@ -102,9 +102,10 @@ struct pe_error *switch_back(struct pe_target *target, struct ledger *ledger, bo
 	if (err)
 		return err;
 	err = switch_run(target, &job, options, deadline, result, view);
+	cancel_forbid();
 	if (!err)
 		return ledger_write_state(target, ledger, PE_STATE_REVERTED);
-	if (err->code == PE_ERR_BUSY)
+	if (err->code == PE_ERR_BUSY || err->code == PE_ERR_CANCELLED)
 		pe_error_free(ledger_write_state(target, ledger, before));
 	return err;
 }
@@ -180,9 +181,11 @@ struct pe_error *pe_revert(struct pe_target *target, const char *name,
 			   const struct pe_apply_options *options, struct pe_switch_result *result)
 {
 	uint64_t start = pe_now_us(), deadline = options_deadline(options);
+	sigset_t signals;
 	int lock = -1;
 
 	*result = (struct pe_switch_result){ 0 };
+	cancel_begin(options, &signals);
 
 	struct pe_error *err = check_approachable(target);
 
@@ -191,6 +194,7 @@ struct pe_error *pe_revert(struct pe_target *target, const char *name,
 	if (!err)
 		err = revert_locked(target, name, options, deadline, result);
 	lock_release(target, &lock);
+	cancel_end(options, &signals);
 	result->operation_us = pe_now_us() - start;
 	return err;
 }

@@ -38,6 +38,9 @@ struct pe_error *inject_begin_until(struct pe_target *target, enum pe_inject_for
 		if (!err || err->code != PE_ERR_BUSY || pe_now_us() >= deadline)
 			return err;
 		pe_error_free(err);
+		err = cancel_check();
+		if (err)
+			return err;
 		usleep(pause);
 		if (pause < 20000)
 			pause *= 2;

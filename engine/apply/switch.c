@@ -362,6 +362,8 @@ struct pe_error *switch_run(struct pe_target *target, const struct switch_job *j
 		struct pe_error *err = pe_target_alive(target);
 
 		if (!err)
+			err = cancel_check();
+		if (!err)
 			err = predict(target, job, &hits);
 		bool blind = last || i == first_blind_stop || i % predictions_per_stop == 0;
 

@@ -69,6 +69,7 @@ static struct pe_apply_options apply_options(struct session *session)
 {
 	return (struct pe_apply_options){ .timeout_us = session->options.timeout_us,
 					  .max_pause_us = session->options.max_pause_us,
+					  .cancellable = true,
 					  .progress = progress,
 					  .progress_ctx = session };
 }
@@ -322,7 +323,8 @@ static const char doc[] =
 	"\n"
 	"Exit status: 0 done, 1 error, 2 nothing to do, 3 no such process, 4 not now (a thread is "
 	"in\n"
-	"the function, a debugger is attached: try again), 5 refused (the message says why).";
+	"the function, a debugger is attached, or a signal cancelled it), 5 refused (the message "
+	"says why).";
 
 static const struct command *find_command(const char *name)
 {

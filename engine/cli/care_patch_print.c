@@ -151,13 +151,16 @@ static json_t *json_applied(const struct pe_applied *a)
 		json_array_append_new(cves,
 				      json_pack("{s:s, s:s?, s:s?}", "id", a->cves[i].id, "cvss",
 						a->cves[i].cvss, "url", a->cves[i].url));
-	return json_pack("{s:s, s:s, s:i, s:b, s:s?, s:o, s:o, s:s, s:o, s:I, s:I, s:I, s:I, s:b}",
+	return json_pack("{s:s, s:s, s:i, s:b, s:s?, s:o, s:o, s:s, s:o, s:I, s:I, s:I, s:I, s:b, "
+			 "s:I, s:I}",
 			 "name", a->name, "state", pe_state_name(a->state), "level", (int)a->level,
 			 "independent", (int)a->independent, "description", a->description, "cves",
 			 cves, "functions", functions, "build_id", build_id, "address",
 			 json_address(a->start), "size", (json_int_t)a->size, "sequence",
 			 (json_int_t)a->sequence, "applied_at", (json_int_t)a->applied_at,
-			 "pause_us", (json_int_t)a->pause_us, "inherited", (int)a->inherited);
+			 "pause_us", (json_int_t)a->pause_us, "inherited", (int)a->inherited,
+			 "old_threads", (json_int_t)a->old_threads, "running_threads",
+			 (json_int_t)a->running_threads);
 }
 
 static bool wanted(const struct care_patch_options *options, const struct pe_applied *a)
@@ -202,10 +205,14 @@ void care_patch_print_applied(const struct care_patch_options *options,
 						    pe_format_us(a->pause_us, pause), since });
 		rows++;
 	}
-	if (rows)
-		pe_table_print_and_free(table);
-	else
+	if (!rows) {
 		printf("no patch is applied to process %d\n", options->pid);
+		return;
+	}
+	pe_table_print_and_free(table);
+	for (size_t i = 0; i < list->count; i++)
+		if (wanted(options, &list->items[i]))
+			pe_cli_print_old_frames(&list->items[i]);
 }
 
 void care_patch_print_recovery(const struct care_patch_options *options,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What a plan replaces, as the command lines show it. */
+/* What a plan replaces, and what old code is still in use, as the command lines show it. */
 #include "engine/cleanup.h"
 #include "engine/demangle.h"
 #include "engine/show.h"
@@ -52,4 +52,20 @@ void pe_cli_print_replaced(const struct pe_plan *plan)
 		}
 		putchar('\n');
 	}
+}
+
+void pe_cli_print_old_frames(const struct pe_applied *applied)
+{
+	bool reverted = applied->state == PE_STATE_REVERTED;
+
+	if (!reverted && applied->state != PE_STATE_SETTLING)
+		return;
+	printf("%s: %zu thread%s %s frames of %s", applied->name, applied->old_threads,
+	       applied->old_threads == 1 ? "" : "s", applied->old_threads == 1 ? "has" : "have",
+	       reverted ? "its code; memory is released when they and pointers to it are gone"
+			: "the old code");
+	if (applied->running_threads)
+		printf(" (%zu running thread%s not seen)", applied->running_threads,
+		       applied->running_threads == 1 ? "" : "s");
+	putchar('\n');
 }

@@ -55,6 +55,12 @@ struct pe_applied {
 	int64_t applied_at; /* seconds since the epoch; 0 when it never was */
 	uint64_t pause_us;  /* of its switch */
 	bool inherited;	    /* the ledger names another process: we are a fork of it */
+	/*
+	 * SETTLING: threads that seem to have frames of the old code; REVERTED: of this patch's.
+	 * Read without stopping anyone, so those that run are not seen: running_threads. Else both
+	 * 0.
+	 */
+	size_t old_threads, running_threads;
 };
 
 struct pe_applied_list {
@@ -122,6 +128,11 @@ struct pe_error *pe_plan_predict(struct pe_target *target, const struct pe_plan 
 struct pe_apply_options {
 	uint64_t timeout_us;   /* how long to wait for a free moment; 0: 30 s */
 	uint64_t max_pause_us; /* refuse when the predicted pause exceeds it; 0: no limit */
+	/*
+	 * SIGINT, SIGTERM and SIGHUP, held back meanwhile, cancel: CANCELLED, and the process is as
+	 * it was. Once committed, the operation is finished and they are dropped.
+	 */
+	bool cancellable;
 	/* Called on each step ("staged", "waiting for 2 threads", ...); may be NULL. */
 	void (*progress)(void *ctx, const char *text);
 	void *progress_ctx;

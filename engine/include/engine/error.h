@@ -37,6 +37,7 @@ enum pe_code {
 	PE_ERR_COMPILE,	    /* the compiler or another tool failed; the text has its message */
 	PE_ERR_VERIFY,	    /* applied, failed verification, reverted */
 	PE_ERR_PARTIAL,	    /* partly applied */
+	PE_ERR_CANCELLED,   /* by a signal, before anything was changed */
 	PE_ERR_COUNT
 };
 

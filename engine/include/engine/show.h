@@ -18,5 +18,7 @@ const char *pe_cli_entry_now(const struct pe_plan_function *function);
 void pe_cli_print_replaced(const struct pe_plan *plan);
 json_t *pe_cli_json_replaced(const struct pe_plan *plan);
 json_t *pe_cli_json_strings(const char *const *strings, size_t count);
+/* A line on threads that still have old frames; nothing when the patch has settled. */
+void pe_cli_print_old_frames(const struct pe_applied *applied);
 
 #endif
