@@ -14,6 +14,7 @@
 #include <sys/un.h>
 #include <time.h>
 
+#include "dbcare/container.h"
 #include "dbcare/proc.h"
 #include "dbcare/server.h"
 #include "dbcare/sockets.h"
@@ -68,17 +69,15 @@ static enum dbc_exe_state exe_state(pid_t pid, const char *exe, bool deleted)
 		       : DBC_EXE_REPLACED;
 }
 
-static bool namespace_is_ours(pid_t pid, const char *name)
+static void read_container(struct dbc_server *server)
 {
-	char path[64];
-	struct stat ours, theirs;
+	server->container = dbc_is_contained(server->pid);
+	if (!server->container)
+		return;
 
-	snprintf(path, sizeof(path), "/proc/self/ns/%s", name);
-	if (stat(path, &ours) != 0)
-		return true;
-	snprintf(path, sizeof(path), "/proc/%d/ns/%s", (int)pid, name);
-	return stat(path, &theirs) != 0 ||
-	       (ours.st_ino == theirs.st_ino && ours.st_dev == theirs.st_dev);
+	pe_auto_free char *cgroup = dbc_proc_read(server->pid, "cgroup", NULL);
+
+	server->container_id = cgroup ? dbc_container_id(cgroup) : NULL;
 }
 
 static void read_sockets(struct dbc_server *server)
@@ -165,7 +164,7 @@ static enum look look_at(pid_t pid, bool asked, struct dbc_server *ret)
 	if (inner)
 		ret->ns_pid = inner;
 	ret->exe_state = exe_state(pid, ret->exe, deleted);
-	ret->container = !namespace_is_ours(pid, "mnt") || !namespace_is_ours(pid, "pid");
+	read_container(ret);
 	read_sockets(ret);
 	read_stat(ret);
 	dbc_fingerprint(ret);
@@ -241,10 +240,12 @@ void dbc_servers_deinit(struct dbc_servers *servers)
 void dbc_server_deinit(struct dbc_server *server)
 {
 	free(server->exe);
+	free(server->container_id);
 	free(server->socket);
 	free(server->version);
 	free(server->unreadable);
 	pe_applied_list_deinit(&server->applied);
+	pe_leftovers_deinit(&server->leftovers);
 	*server = (struct dbc_server){ 0 };
 }
 
@@ -350,6 +351,38 @@ static struct pe_error *find_by_socket(const char *path, struct dbc_servers *ser
 	return NULL;
 }
 
+static struct pe_error *find_by_container(const char *id, struct dbc_servers *servers,
+					  struct dbc_server *ret)
+{
+	size_t found = 0, matches = 0;
+
+	for (size_t i = 0; i < servers->count; i++) {
+		const char *its = servers->items[i].container_id;
+
+		if (!its || strncmp(its, id, strlen(id)) != 0)
+			continue;
+		found = i;
+		matches++;
+		if (!its[strlen(id)]) {
+			matches = 1;
+			break;
+		}
+	}
+	if (!matches)
+		return pe_error_new(PE_ERR_NO_TARGET,
+				    "'%s' is neither a pid, nor the path of a socket, nor the id "
+				    "of a container in which a MariaDB server runs (`dbcarectl "
+				    "list` shows them)",
+				    id);
+	if (matches > 1)
+		return pe_error_new(PE_ERR_NO_TARGET,
+				    "the ids of %zu containers with a MariaDB server begin with "
+				    "%s: say which",
+				    matches, id);
+	servers_take(servers, found, ret);
+	return NULL;
+}
+
 static struct pe_error *error_several(const struct dbc_servers *servers)
 {
 	pe_auto_free char *list = NULL;
@@ -361,13 +394,17 @@ static struct pe_error *error_several(const struct dbc_servers *servers)
 	for (size_t i = 0; i < servers->count; i++) {
 		const struct dbc_server *server = &servers->items[i];
 
-		fprintf(out, "%s%d (%s)", i ? ", " : "", (int)server->pid,
-			server->socket ? server->socket : server->exe);
+		fprintf(out, "%s%d (%s%s)", i ? ", " : "", (int)server->pid,
+			server->container_id ? "container " : "",
+			server->container_id ? server->container_id
+			: server->socket     ? server->socket
+					     : server->exe);
 	}
 	fclose(out);
-	return pe_error_new(PE_ERR_NO_TARGET,
-			    "%zu MariaDB servers run here: say which by its pid or socket: %s",
-			    servers->count, list);
+	return pe_error_new(
+		PE_ERR_NO_TARGET,
+		"%zu MariaDB servers run here: say which by its pid, socket or container: %s",
+		servers->count, list);
 }
 
 struct pe_error *dbc_server_find(const char *target, struct dbc_server *ret)
@@ -377,10 +414,6 @@ struct pe_error *dbc_server_find(const char *target, struct dbc_server *ret)
 	*ret = (struct dbc_server){ 0 };
 	if (target && *target && !target[strspn(target, "0123456789")])
 		return find_by_pid(target, ret);
-	if (target && !strchr(target, '/'))
-		return pe_error_new(PE_ERR_USAGE, "'%s' is neither a pid nor the path of a socket",
-				    target);
-
 	struct pe_error *err = dbc_discover(&servers);
 
 	if (err)
@@ -388,7 +421,8 @@ struct pe_error *dbc_server_find(const char *target, struct dbc_server *ret)
 	if (!servers.count && servers.denied)
 		err = error_denied(servers.denied_pid);
 	else if (target)
-		err = find_by_socket(target, &servers, ret);
+		err = (strchr(target, '/') ? find_by_socket : find_by_container)(target, &servers,
+										 ret);
 	else if (servers.count == 1)
 		servers_take(&servers, 0, ret);
 	else if (servers.count)

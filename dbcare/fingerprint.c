@@ -58,12 +58,18 @@ static void read_variables(struct dbc_server *server, const struct pe_target *ta
 struct pe_error *dbc_server_refresh(struct dbc_server *server, const struct pe_target *target)
 {
 	struct pe_applied_list applied;
+	struct pe_leftovers leftovers;
 	struct pe_error *err = pe_applied_read(target, &applied);
 
 	if (err)
 		return err;
 	pe_applied_list_deinit(&server->applied);
 	server->applied = applied;
+	err = pe_leftovers_read(target, &leftovers);
+	if (err)
+		return err;
+	pe_leftovers_deinit(&server->leftovers);
+	server->leftovers = leftovers;
 	return NULL;
 }
 

@@ -30,6 +30,14 @@ static const char *state_dir(void)
 	return dir && *dir ? dir : "/var/lib/dbcare";
 }
 
+struct pe_error *dbc_state_dir(const char **ret)
+{
+	*ret = state_dir();
+	if (mkdir(*ret, 0750) != 0 && errno != EEXIST)
+		return pe_error_errno(errno, "cannot make the state directory %s", *ret);
+	return NULL;
+}
+
 static void history_path(char path[PATH_MAX])
 {
 	snprintf(path, PATH_MAX, "%s/history.jsonl", state_dir());
@@ -84,9 +92,11 @@ static struct pe_error *append_line(int fd, const json_t *record)
 static struct pe_error *open_history(int *ret)
 {
 	char path[PATH_MAX];
+	const char *dir;
+	struct pe_error *err = dbc_state_dir(&dir);
 
-	if (mkdir(state_dir(), 0750) != 0 && errno != EEXIST)
-		return pe_error_errno(errno, "cannot make the state directory %s", state_dir());
+	if (err)
+		return err;
 	history_path(path);
 	*ret = open(path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
 	if (*ret < 0)

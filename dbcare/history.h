@@ -11,6 +11,9 @@
 
 #include "engine/error.h"
 
+/* The state directory, made when it is not there; static, or of the environment. */
+struct pe_error *dbc_state_dir(const char **ret) pe_must_check;
+
 struct dbc_history; /* one operation that is being recorded */
 
 /*

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "dbcare/cluster.h"
 #include "dbcare/history.h"
 #include "engine/cleanup.h"
 
@@ -38,10 +39,17 @@ void dbc_session_connect(struct dbc_session *session)
 		dbc_sql_open(&session->server, &session->login, &session->sql, &session->notes);
 }
 
-void dbc_session_close(struct dbc_session *session)
+void dbc_session_disconnect(struct dbc_session *session)
 {
 	dbc_sql_close(session->sql);
+	session->sql = NULL;
 	pe_error_free(session->sql_error);
+	session->sql_error = NULL;
+}
+
+void dbc_session_close(struct dbc_session *session)
+{
+	dbc_session_disconnect(session);
 	if (session->target)
 		pe_target_close(session->target);
 	dbc_server_deinit(&session->server);
@@ -118,11 +126,13 @@ static struct pe_error *predict(struct dbc_session *session, const struct dbc_op
 	struct pe_stack_hits hits = { 0 };
 
 	tell(options, "looking at the stacks of all threads");
-	struct pe_error *err =
-		pe_plan_predict(session->target, ret->plan, &hits, &ret->predicted_us);
+	struct pe_pause_guess guess;
+	struct pe_error *err = pe_plan_predict(session->target, ret->plan, &hits, &guess);
 
 	if (err)
 		return err;
+	ret->predicted_us = guess.us;
+	memcpy(ret->predicted_from, guess.from, sizeof(ret->predicted_from));
 
 	pe_auto_free const char **names = hit_functions(ret->plan, &hits);
 
@@ -164,10 +174,11 @@ struct pe_error *dbc_check(struct dbc_session *session, const struct pe_patch *p
 		return held;
 	err = predict(session, options, ret);
 	if (!err && options->max_pause_us && ret->predicted_us > options->max_pause_us)
-		err = pe_error_new(PE_ERR_BUSY,
-				   "the predicted pause of %llu µs exceeds the limit of %llu µs",
-				   (unsigned long long)ret->predicted_us,
-				   (unsigned long long)options->max_pause_us);
+		err = pe_error_new(
+			PE_ERR_BUSY,
+			"the predicted pause of %llu µs exceeds the limit of %llu µs (%s)",
+			(unsigned long long)ret->predicted_us,
+			(unsigned long long)options->max_pause_us, ret->predicted_from);
 	if (!err)
 		err = error_busy(&ret->blockers);
 	if (held) {
@@ -293,12 +304,30 @@ static struct pe_error *switch_and_verify(struct dbc_session *session, const str
 	if (err)
 		return pe_error_wrap(err, "the server does not serve before the switch already");
 	err = pe_apply(session->target, ret->plan, &engine, &ret->change);
-	if (err)
+	/* Somebody who died had begun it; finished first, it is verified now. */
+	if (err && err->code == PE_ERR_NOTHING) {
+		pe_error_free(err);
+		ret->already = true;
+		if (!ret->warning)
+			ret->warning = pe_steal(ret->change.note);
+	} else if (err) {
 		return resolve_busy(session, err, ret);
+	}
 	tell(options, "verifying");
 	err = dbc_verify(&session->server, session->target, &session->login, session->sql, &before,
 			 &ret->verification);
 	return err ? take_back(session, patch->name, options, err, ret) : NULL;
+}
+
+/* Of one cluster one node at a time. Without SQL nobody can tell; the gates have been told so. */
+static struct pe_error *cluster_lock(struct dbc_session *session, int *lock_fd)
+{
+	struct dbc_node node = { 0 };
+	struct pe_error *err = NULL;
+
+	if (session->sql)
+		err = dbc_node_ask(session->sql, &node);
+	return err || !node.member ? err : dbc_cluster_lock(&node, lock_fd);
 }
 
 struct pe_error *dbc_apply(struct dbc_session *session, const struct pe_patch *patch,
@@ -323,7 +352,13 @@ struct pe_error *dbc_apply(struct dbc_session *session, const struct pe_patch *p
 	json_t *fields = record_fields(session, patch->name);
 
 	json_object_set_new(fields, "gates", json_string(options->no_gates ? "skipped" : "ok"));
-	err = dbc_history_begin("apply", fields, &history);
+	pe_auto_fd int lock = -1;
+
+	err = cluster_lock(session, &lock);
+	if (!err)
+		err = dbc_history_begin("apply", fields, &history);
+	else
+		json_decref(fields);
 	if (err)
 		return err;
 	err = switch_and_verify(session, patch, options, ret);

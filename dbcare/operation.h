@@ -28,6 +28,8 @@ struct pe_error *dbc_session_open(const char *target, const struct dbc_login *lo
 				  struct dbc_session *ret) pe_must_check;
 /* Tries to connect once; session->sql or session->sql_error is set. */
 void dbc_session_connect(struct dbc_session *session);
+/* Gives the connection up, so that the next dbc_session_connect tries anew. */
+void dbc_session_disconnect(struct dbc_session *session);
 void dbc_session_close(struct dbc_session *session);
 
 struct dbc_options {
@@ -45,6 +47,7 @@ struct dbc_options {
 struct dbc_outcome {
 	struct pe_plan *plan;  /* of check and apply */
 	uint64_t predicted_us; /* pause, microseconds */
+	char predicted_from[120];
 	struct dbc_gate_report gates;
 	bool gates_skipped;
 	struct dbc_blockers blockers;

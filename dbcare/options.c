@@ -6,10 +6,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/openat2.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "engine/cleanup.h"
 
@@ -18,6 +21,7 @@ enum { INCLUDE_DEPTH_MAX = 10 }; /* as MariaDB has it */
 struct joiner {
 	FILE *out;   /* the joined text */
 	FILE *notes; /* files left out */
+	int root;    /* below which paths are looked up; -1: our own root */
 };
 
 static struct pe_error *join_file(struct joiner *joiner, const char *path, bool must, int depth);
@@ -39,6 +43,17 @@ static struct pe_error *check_safe(const char *path, int fd)
 	return NULL;
 }
 
+/* Below another root no link and no ".." leads out of it. */
+static int open_path(const struct joiner *joiner, const char *path, int flags)
+{
+	struct open_how how = { .flags = (uint64_t)(flags | O_RDONLY | O_CLOEXEC | O_NOCTTY),
+				.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS };
+
+	if (joiner->root < 0)
+		return open(path, (int)how.flags);
+	return (int)syscall(SYS_openat2, joiner->root, path, &how, sizeof(how));
+}
+
 static int name_compare(const struct dirent **a, const struct dirent **b)
 {
 	return strcmp((*a)->d_name, (*b)->d_name);
@@ -55,7 +70,8 @@ static struct pe_error *join_directory(struct joiner *joiner, const char *path, 
 {
 	struct dirent **entries;
 	struct pe_error *err = NULL;
-	int count = scandir(path, &entries, is_cnf, name_compare);
+	pe_auto_fd int dir = open_path(joiner, path, O_DIRECTORY);
+	int count = dir < 0 ? -1 : scandirat(dir, ".", &entries, is_cnf, name_compare);
 
 	for (int i = 0; i < count; i++) {
 		char file[PATH_MAX];
@@ -86,6 +102,24 @@ static bool is_directive(char *line, const char *word, char **path)
 	return true;
 }
 
+/* "NAME" or "NAME = VALUE", as option files have it: "-" and "_" are the same. */
+static bool is_option(const char *line, const char *name)
+{
+	size_t size = strlen(name);
+
+	return strncmp(line, name, size) == 0 && (!line[size] || strchr(" \t=", line[size]));
+}
+
+/*
+ * Of a container's files only who to be: whoever owns the container could have the client library
+ * load a plugin, and more, into a process of the host otherwise.
+ */
+static bool is_wanted(const struct joiner *joiner, const char *line)
+{
+	return joiner->root < 0 || *line == '[' || is_option(line, "user") ||
+	       is_option(line, "password");
+}
+
 static struct pe_error *join_lines(struct joiner *joiner, FILE *in, int depth)
 {
 	pe_auto_free char *line = NULL;
@@ -100,7 +134,7 @@ static struct pe_error *join_lines(struct joiner *joiner, FILE *in, int depth)
 			err = join_directory(joiner, path, depth + 1);
 		else if (is_directive(text, "!include", &path))
 			err = join_file(joiner, path, false, depth + 1);
-		else
+		else if (is_wanted(joiner, text))
 			fprintf(joiner->out, "%s\n", text);
 	}
 	return err;
@@ -112,7 +146,7 @@ static struct pe_error *join_file(struct joiner *joiner, const char *path, bool 
 	if (depth > INCLUDE_DEPTH_MAX)
 		return NULL;
 
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	int fd = open_path(joiner, path, O_NONBLOCK);
 
 	if (fd < 0) {
 		if (must)
@@ -144,7 +178,9 @@ static struct pe_error *join_file(struct joiner *joiner, const char *path, bool 
 static struct pe_error *join_usual(struct joiner *joiner)
 {
 	char path[PATH_MAX];
-	const char *mysql_home = getenv("MYSQL_HOME"), *home = getenv("HOME");
+	bool ours = joiner->root < 0;
+	const char *mysql_home = ours ? getenv("MYSQL_HOME") : NULL;
+	const char *home = ours ? getenv("HOME") : "/root";
 	struct pe_error *err = join_file(joiner, "/etc/my.cnf", false, 0);
 
 	if (!err)
@@ -160,7 +196,7 @@ static struct pe_error *join_usual(struct joiner *joiner)
 	return err;
 }
 
-struct pe_error *dbc_option_files_read(const char *file, struct dbc_option_files *ret)
+static struct pe_error *files_read(const char *file, int root, struct dbc_option_files *ret)
 {
 	size_t size;
 
@@ -170,7 +206,8 @@ struct pe_error *dbc_option_files_read(const char *file, struct dbc_option_files
 		return pe_error_errno(errno, "cannot make a file in memory");
 
 	struct joiner joiner = { .out = fdopen(dup(fd), "w"),
-				 .notes = open_memstream(&ret->notes, &size) };
+				 .notes = open_memstream(&ret->notes, &size),
+				 .root = root };
 
 	if (!joiner.out || !joiner.notes) {
 		if (joiner.out)
@@ -196,6 +233,21 @@ struct pe_error *dbc_option_files_read(const char *file, struct dbc_option_files
 	ret->fd = fd;
 	fd = -1;
 	return NULL;
+}
+
+struct pe_error *dbc_option_files_read(const char *file, struct dbc_option_files *ret)
+{
+	return files_read(file, -1, ret);
+}
+
+struct pe_error *dbc_option_files_below(const char *root, struct dbc_option_files *ret)
+{
+	pe_auto_fd int fd = open(root, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	*ret = (struct dbc_option_files){ .fd = -1 };
+	if (fd < 0)
+		return pe_error_errno(errno, "cannot look into %s", root);
+	return files_read(NULL, fd, ret);
 }
 
 void dbc_option_files_deinit(struct dbc_option_files *files)

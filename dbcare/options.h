@@ -23,6 +23,12 @@ struct dbc_option_files {
  */
 struct pe_error *dbc_option_files_read(const char *file,
 				       struct dbc_option_files *ret) pe_must_check;
+/*
+ * The usual places of root below the directory @root, such as a container's: what they say about
+ * user and password, and nothing else.
+ */
+struct pe_error *dbc_option_files_below(const char *root,
+					struct dbc_option_files *ret) pe_must_check;
 void dbc_option_files_deinit(struct dbc_option_files *files);
 
 #endif

@@ -26,7 +26,8 @@ struct dbc_server {
 	pid_t ns_pid; /* in its own pid namespace; the same as pid on the host */
 	char *exe;    /* path in its own mount namespace, without " (deleted)" */
 	enum dbc_exe_state exe_state;
-	bool container;	    /* its mount or pid namespace is not ours */
+	bool container;	    /* it lives in one */
+	char *container_id; /* as its runtime knows it; NULL: in none, or not to be found out */
 	char *socket;	    /* Unix socket it listens at, in its own mount namespace; NULL: none */
 	size_t connections; /* clients connected now, Unix and TCP */
 	size_t threads;
@@ -38,7 +39,8 @@ struct dbc_server {
 	int stopping; /* 1: it is shutting down; -1: unknown */
 	int started;  /* 0: still starting; -1: unknown */
 	struct pe_applied_list applied;
-	char *unreadable; /* why memory could not be read, or NULL */
+	struct pe_leftovers leftovers; /* of a patcher that died */
+	char *unreadable;	       /* why memory could not be read, or NULL */
 };
 
 struct dbc_servers {
@@ -53,7 +55,8 @@ struct pe_error *dbc_discover(struct dbc_servers *ret) pe_must_check;
 void dbc_servers_deinit(struct dbc_servers *servers);
 
 /*
- * The server that @target names: a pid, the path of a socket, or NULL for the only one there is.
+ * The server that @target names: a pid, the path of a socket, a container's id (or how no other
+ * begins), or NULL for the only one there is.
  * NO_TARGET says which there are when the choice is not clear.
  */
 struct pe_error *dbc_server_find(const char *target, struct dbc_server *ret) pe_must_check;
@@ -61,7 +64,7 @@ void dbc_server_deinit(struct dbc_server *server);
 
 /* Fills what the memory tells; never fails: @server->unreadable has the reason. */
 void dbc_fingerprint(struct dbc_server *server);
-/* Reads the patches again into @server->applied. */
+/* Reads the patches, and what a dead patcher left, again into @server. */
 struct pe_error *dbc_server_refresh(struct dbc_server *server,
 				    const struct pe_target *target) pe_must_check;
 

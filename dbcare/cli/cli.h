@@ -10,11 +10,16 @@
 
 #define DBC_PROGRAM "dbcarectl"
 
+enum {
+	CLI_WORDS_MAX = 65, /* a file and its targets */
+	CLI_REPLACE_MAX = 32
+};
+
 struct cli {
 	bool json, quiet;
 	struct dbc_login login;
 	struct pe_progress progress;
-	const char *words[2]; /* positional arguments */
+	const char *words[CLI_WORDS_MAX]; /* positional arguments */
 	size_t word_count;
 };
 
@@ -32,8 +37,12 @@ int cli_fail_with(const struct cli *cli, struct pe_error *err, json_t *more);
 /* Notes and warnings, one line each, to stderr. */
 void cli_notes(const char *notes);
 
+/* A note on what a dead patcher left in this server, when it did, and what to do about it. */
+void cli_note_leftovers(const struct dbc_server *server);
+
 /* Fills the progress callback of @options; signals cancel. */
 void cli_progress(struct cli *cli, struct dbc_options *options);
+/* With the note on what was left. */
 struct pe_error *cli_session_open(struct cli *cli, const char *target,
 				  struct dbc_session *ret) pe_must_check;
 
@@ -42,6 +51,25 @@ json_t *cli_json_applied(const struct pe_applied *applied);
 json_t *cli_json_blockers(const struct dbc_blockers *blockers);
 void cli_print_blockers(const struct dbc_blockers *blockers);
 const char *cli_exe_state_name(enum dbc_exe_state state);
+
+/* What the command line of check and apply asks for. */
+struct cli_change {
+	struct cli cli;
+	struct dbc_options options;
+	const char *replace[CLI_REPLACE_MAX];
+	bool dry_run;
+	bool check;		   /* check, not apply */
+	bool all;		   /* every server that the patch is for */
+	unsigned int cluster_size; /* of a whole cluster; 0: as it is at the beginning */
+};
+
+json_t *cli_json_gates(const struct dbc_gate_report *report);
+json_t *cli_apply_json(const struct dbc_session *session, const struct pe_patch *patch,
+		       const struct dbc_outcome *outcome);
+void cli_apply_print(const struct dbc_session *session, const struct pe_patch *patch,
+		     const struct dbc_outcome *outcome);
+/* apply --all, or to several targets; the exit status. */
+int cli_apply_all(struct cli_change *change, const struct pe_patch *patch);
 
 int cmd_list(int argc, char **argv);
 int cmd_info(int argc, char **argv);

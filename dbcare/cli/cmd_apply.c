@@ -53,16 +53,15 @@ int cmd_show(int argc, char **argv)
 
 /* ---- options of check and apply ---- */
 
-enum { MAX_REPLACE = 32 };
-
-struct change {
-	struct cli cli;
-	struct dbc_options options;
-	const char *replace[MAX_REPLACE];
-	bool dry_run;
+enum {
+	KEY_TIMEOUT = 0x200,
+	KEY_NO_GATES,
+	KEY_MAX_PAUSE,
+	KEY_DRY_RUN,
+	KEY_REPLACE,
+	KEY_ALL,
+	KEY_CLUSTER_SIZE
 };
-
-enum { KEY_TIMEOUT = 0x200, KEY_NO_GATES, KEY_MAX_PAUSE, KEY_DRY_RUN, KEY_REPLACE };
 
 static uint64_t parse_number(const char *text, double scale, struct argp_state *state)
 {
@@ -78,16 +77,22 @@ static uint64_t parse_number(const char *text, double scale, struct argp_state *
 
 static error_t change_parse(int key, char *arg, struct argp_state *state)
 {
-	struct change *change = state->input;
+	struct cli_change *change = state->input;
 
 	switch (key) {
 	case ARGP_KEY_INIT:
 		state->child_inputs[0] = state->child_inputs[1] = &change->cli;
 		return 0;
 	case ARGP_KEY_ARG:
-		return cli_word(&change->cli, arg, 2, state);
+		return cli_word(&change->cli, arg, change->check ? 2 : CLI_WORDS_MAX, state);
 	case ARGP_KEY_NO_ARGS:
 		argp_error(state, "which FILE?");
+		return 0;
+	case ARGP_KEY_END:
+		if (change->all && change->cli.word_count > 1)
+			argp_error(state, "--all goes with no TARGET");
+		if (change->dry_run && (change->all || change->cli.word_count > 2))
+			argp_error(state, "--dry-run goes with one TARGET");
 		return 0;
 	case KEY_TIMEOUT:
 		change->options.timeout_us = parse_number(arg, 1e6, state);
@@ -102,10 +107,16 @@ static error_t change_parse(int key, char *arg, struct argp_state *state)
 		change->dry_run = true;
 		return 0;
 	case KEY_REPLACE:
-		if (change->options.replace_count == MAX_REPLACE)
-			argp_error(state, "--replace at most %d times", MAX_REPLACE);
+		if (change->options.replace_count == CLI_REPLACE_MAX)
+			argp_error(state, "--replace at most %d times", CLI_REPLACE_MAX);
 		change->replace[change->options.replace_count++] = arg;
 		change->options.replace = change->replace;
+		return 0;
+	case KEY_ALL:
+		change->all = true;
+		return 0;
+	case KEY_CLUSTER_SIZE:
+		change->cluster_size = (unsigned int)parse_number(arg, 1, state);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -144,7 +155,7 @@ static json_t *plan_json(const struct pe_plan *plan)
 			 pe_plan_needs_stacks(plan), "replaces", pe_cli_json_replaced(plan));
 }
 
-static json_t *gates_json(const struct dbc_gate_report *report)
+json_t *cli_json_gates(const struct dbc_gate_report *report)
 {
 	json_t *list = json_array();
 
@@ -214,7 +225,7 @@ static json_t *check_json(const struct dbc_session *session, const struct pe_pat
 	json_object_set_new(root, "plan", plan_json(outcome->plan));
 	json_object_set_new(root, "gates",
 			    outcome->gates_skipped ? json_string("skipped")
-						   : gates_json(&outcome->gates));
+						   : cli_json_gates(&outcome->gates));
 	json_object_set_new(root, "blockers", cli_json_blockers(&outcome->blockers));
 	json_object_set_new(root, "predicted_us", json_integer((json_int_t)outcome->predicted_us));
 	return root;
@@ -238,11 +249,11 @@ static void print_check(const struct dbc_session *session, const struct pe_patch
 		puts("In the way now:");
 		cli_print_blockers(&outcome->blockers);
 	}
-	printf("predicted pause %s, %zu threads\n", pe_format_us(outcome->predicted_us, pause),
-	       session->server.threads);
+	printf("predicted pause %s (%s), %zu threads\n", pe_format_us(outcome->predicted_us, pause),
+	       outcome->predicted_from, session->server.threads);
 }
 
-static int run_check(struct change *change, struct dbc_session *session,
+static int run_check(struct cli_change *change, struct dbc_session *session,
 		     const struct pe_patch *patch)
 {
 	struct cli *cli = &change->cli;
@@ -276,8 +287,8 @@ static int run_check(struct change *change, struct dbc_session *session,
 
 /* ---- apply ---- */
 
-static json_t *apply_json(const struct dbc_session *session, const struct pe_patch *patch,
-			  const struct dbc_outcome *outcome)
+json_t *cli_apply_json(const struct dbc_session *session, const struct pe_patch *patch,
+		       const struct dbc_outcome *outcome)
 {
 	const struct pe_switch_result *change = &outcome->change;
 	const struct dbc_verification *check = &outcome->verification;
@@ -295,7 +306,7 @@ static json_t *apply_json(const struct dbc_session *session, const struct pe_pat
 		"functions", functions_json(outcome->plan), "replaced",
 		pe_cli_json_strings((const char *const *)change->replaced, change->replaced_count),
 		"gates",
-		outcome->gates_skipped ? json_string("skipped") : gates_json(&outcome->gates),
+		outcome->gates_skipped ? json_string("skipped") : cli_json_gates(&outcome->gates),
 		"verification", "sql", check->asked, "select_us", (json_int_t)check->select_us,
 		"fresh_us", (json_int_t)check->fresh_us, "note", change->note, "warning",
 		outcome->warning);
@@ -319,8 +330,8 @@ static void print_verification(const struct dbc_session *session,
 	       why ? why : "");
 }
 
-static void print_apply(const struct dbc_session *session, const struct pe_patch *patch,
-			const struct dbc_outcome *outcome)
+void cli_apply_print(const struct dbc_session *session, const struct pe_patch *patch,
+		     const struct dbc_outcome *outcome)
 {
 	const struct pe_switch_result *change = &outcome->change;
 	char pause[32], predicted[32], whole[32];
@@ -346,7 +357,7 @@ static void print_apply(const struct dbc_session *session, const struct pe_patch
 		printf("note: %s\n", change->note);
 }
 
-static int run_apply(struct change *change, struct dbc_session *session,
+static int run_apply(struct cli_change *change, struct dbc_session *session,
 		     const struct pe_patch *patch)
 {
 	struct cli *cli = &change->cli;
@@ -364,14 +375,14 @@ static int run_apply(struct change *change, struct dbc_session *session,
 			more = json_pack("{s:s, s:i, s:b, s:o, s:o}", "name", patch->name, "pid",
 					 (int)session->server.pid, "reverted", outcome.reverted,
 					 "blockers", cli_json_blockers(&outcome.blockers), "gates",
-					 gates_json(&outcome.gates));
+					 cli_json_gates(&outcome.gates));
 		else
 			cli_print_blockers(&outcome.blockers);
 		status = cli_fail_with(cli, err, more);
 	} else if (cli->json) {
-		pe_cli_json(apply_json(session, patch, &outcome));
+		pe_cli_json(cli_apply_json(session, patch, &outcome));
 	} else {
-		print_apply(session, patch, &outcome);
+		cli_apply_print(session, patch, &outcome);
 	}
 	dbc_outcome_deinit(&outcome);
 	return status;
@@ -379,7 +390,7 @@ static int run_apply(struct change *change, struct dbc_session *session,
 
 /* ---- both ---- */
 
-static int run_change(struct change *change, bool check)
+static int run_change(struct cli_change *change)
 {
 	struct cli *cli = &change->cli;
 	struct dbc_session session;
@@ -389,14 +400,20 @@ static int run_change(struct change *change, bool check)
 	if (err)
 		return cli_fail(cli, err);
 	cli_progress(cli, &change->options);
+	if (change->all || cli->word_count > 2) {
+		int all = cli_apply_all(change, patch);
+
+		pe_patch_free(patch);
+		return all;
+	}
 	err = cli_session_open(cli, cli->words[1], &session);
 	if (err) {
 		pe_patch_free(patch);
 		return cli_fail(cli, err);
 	}
 
-	int status = check || change->dry_run ? run_check(change, &session, patch)
-					      : run_apply(change, &session, patch);
+	int status = change->check || change->dry_run ? run_check(change, &session, patch)
+						      : run_apply(change, &session, patch);
 
 	dbc_session_close(&session);
 	pe_patch_free(patch);
@@ -436,8 +453,8 @@ int cmd_check(int argc, char **argv)
 		"Tells whether a patch would apply now: the plan, the gates, the threads in the "
 		"way and the predicted pause. Changes nothing; when stacks count, threads that are "
 		"running are looked at in one stop like that of an apply.\v"
-		"TARGET is a pid or the path of a socket; it can be left out when one server "
-		"runs.\n"
+		"TARGET is a pid, the path of a socket or the id of a container; it can be left "
+		"out when one server runs.\n"
 		"\n"
 		"Examples:\n"
 		"  dbcarectl check fix.cpatch\n"
@@ -447,10 +464,10 @@ int cmd_check(int argc, char **argv)
 		"now, 5 the patch is not for this server.\n",
 		change_children
 	};
-	struct change change = { 0 };
+	struct cli_change change = { .check = true };
 
 	argp_parse(&argp, argc, argv, 0, NULL, &change);
-	return run_change(&change, true);
+	return run_change(&change);
 }
 
 int cmd_apply(int argc, char **argv)
@@ -458,34 +475,45 @@ int cmd_apply(int argc, char **argv)
 	static const struct argp_option options[] = {
 		{ "dry-run", KEY_DRY_RUN, NULL, 0, "Like check: change nothing" },
 		{ "timeout", KEY_TIMEOUT, "SECONDS", 0,
-		  "How long to wait for a moment when no thread is in the way (default 30)" },
+		  "How long to wait for a moment when no thread is in the way (default 30), and "
+		  "for a cluster to be whole (default 60)" },
 		OPTION_NO_GATES,
 		OPTION_MAX_PAUSE,
 		OPTION_REPLACE,
+		{ "all", KEY_ALL, NULL, 0,
+		  "Every server of this host that the patch is for, those in containers included" },
+		{ "cluster-size", KEY_CLUSTER_SIZE, "N", 0,
+		  "A Galera cluster is whole with N nodes (default: as many as it has at the "
+		  "beginning)" },
 		{ 0 }
 	};
 	static const struct argp argp = {
-		options, change_parse, "FILE [TARGET]",
+		options, change_parse, "FILE [TARGET...]",
 		"Applies a patch to a running server: checks that it fits, asks the gates, "
 		"switches all functions at one moment, and verifies through the connection that "
 		"was open before and a new one; when that fails, it takes the patch back by "
 		"itself.\v"
-		"TARGET is a pid or the path of a socket; it can be left out when one server "
-		"runs.\n"
+		"TARGET is a pid, the path of a socket or the id of a container; it can be left "
+		"out when one server runs.\n"
+		"Several are patched one "
+		"after the other, up to the first that fails; of a Galera cluster the next node "
+		"only when the cluster is whole again.\n"
 		"\n"
 		"Examples:\n"
 		"  dbcarectl apply fix.cpatch\n"
 		"  dbcarectl apply fix.cpatch /run/mysqld/mysqld.sock --timeout=5\n"
 		"  dbcarectl apply fix.cpatch 4711 --max-pause=20 --json\n"
 		"  dbcarectl apply all-fixes.cpatch --replace=fix --replace=other-fix\n"
+		"  dbcarectl apply fix.cpatch db1 db2\n"
+		"  dbcarectl apply fix.cpatch --all\n"
 		"\n"
 		"Exit status: 0 applied (or applied before), 1 error, 3 no such server, 4 not "
 		"now (a gate holds or a function is busy; both are named), 5 the patch is not for "
 		"this server, 6 applied, but not verified and not taken back.\n",
 		change_children
 	};
-	struct change change = { 0 };
+	struct cli_change change = { 0 };
 
 	argp_parse(&argp, argc, argv, 0, NULL, &change);
-	return run_change(&change, false);
+	return run_change(&change);
 }

@@ -78,10 +78,21 @@ static json_t *server_json(const struct dbc_server *server)
 				 "program_file", cli_exe_state_name(server->exe_state), "container",
 				 server->container, "patches", patches);
 
+	json_object_set_new(root, "container_id",
+			    server->container_id ? json_string(server->container_id) : json_null());
+	json_object_set_new(root, "inner_pid", json_integer(server->ns_pid));
 	json_object_set_new(root, "level", level < 0 ? json_null() : json_integer(level));
+	/* What a dead patcher left; not what a living one is doing. */
+	if (server->leftovers.count && !server->leftovers.patcher)
+		json_object_set_new(root, "interrupted", json_string(server->leftovers.text));
 	if (server->unreadable)
 		json_object_set_new(root, "unreadable", json_string(server->unreadable));
 	return root;
+}
+
+static const char *or_dash(const char *text)
+{
+	return text ? text : "-";
 }
 
 static char *server_remarks(const struct dbc_server *server)
@@ -93,8 +104,15 @@ static char *server_remarks(const struct dbc_server *server)
 
 	if (!out)
 		return NULL;
-	if (server->container)
-		fprintf(out, "in a container"), between = "; ";
+	if (server->container) {
+		/* As much of it as runtimes show. */
+		fprintf(out, "in container %.*s",
+			strlen(or_dash(server->container_id)) == 64 ? 12 : 64,
+			or_dash(server->container_id));
+		if (server->ns_pid != server->pid)
+			fprintf(out, " as pid %d", (int)server->ns_pid);
+		between = "; ";
+	}
 	if (server->exe_state == DBC_EXE_DELETED)
 		fprintf(out, "%sprogram deleted on disk", between), between = "; ";
 	if (server->exe_state == DBC_EXE_REPLACED)
@@ -177,6 +195,8 @@ int cmd_list(int argc, char **argv)
 	if (servers.count && servers.denied)
 		fprintf(stderr, "%s: note: %zu more servers belong to other users; run as root\n",
 			DBC_PROGRAM, servers.denied);
+	for (size_t i = 0; i < servers.count; i++)
+		cli_note_leftovers(&servers.items[i]);
 	dbc_servers_deinit(&servers);
 	return 0;
 }
@@ -385,7 +405,8 @@ int cmd_info(int argc, char **argv)
 		NULL, info_parse, "[TARGET]",
 		"Tells what a server is (version, build, package, plugins) and which patches are "
 		"in its memory: their state, the CVEs they fix and the pause each one took.\v"
-		"TARGET is a pid or the path of a socket. What SQL would add is left out when "
+		"TARGET is a pid, the path of a socket or the id of a container. What SQL would "
+		"add is left out when "
 		"the server does not let us log in.\n"
 		"\n"
 		"Examples:\n"

@@ -241,7 +241,8 @@ int cmd_recover(int argc, char **argv)
 
 	argp_parse(&argp, argc, argv, 0, NULL, &cli);
 
-	struct pe_error *err = cli_session_open(&cli, cli.words[0], &session);
+	/* What is left it tells itself. */
+	struct pe_error *err = dbc_session_open(cli.words[0], &cli.login, &session);
 
 	if (err)
 		return cli_fail(&cli, err);
@@ -318,6 +319,17 @@ static void print_history(const json_t *all)
 	pe_table_print_and_free(table);
 }
 
+/* The servers' own memory is the truth; a history is not complete without it. */
+static void note_all_leftovers(void)
+{
+	struct dbc_servers servers = { 0 };
+	pe_auto_error struct pe_error *err = dbc_discover(&servers);
+
+	for (size_t i = 0; !err && i < servers.count; i++)
+		cli_note_leftovers(&servers.items[i]);
+	dbc_servers_deinit(&servers);
+}
+
 int cmd_history(int argc, char **argv)
 {
 	static const struct argp_child children[] = { { &cli_common_argp }, { 0 } };
@@ -337,6 +349,7 @@ int cmd_history(int argc, char **argv)
 
 	if (err)
 		return cli_fail(&cli, err);
+	note_all_leftovers();
 	if (cli.json) {
 		pe_cli_json(json_pack("{s:o}", "history", all));
 		return 0;

@@ -143,6 +143,26 @@ void cli_notes(const char *notes)
 	}
 }
 
+void cli_note_leftovers(const struct dbc_server *server)
+{
+	const struct pe_leftovers *left = &server->leftovers;
+	pe_auto_free char *text = NULL;
+	int size;
+
+	if (!left->count)
+		return;
+	if (left->patcher)
+		size = asprintf(&text, "process %d is at work on server %d now", (int)left->patcher,
+				(int)server->pid);
+	else
+		size = asprintf(&text,
+				"in server %d a run was interrupted:\n%s\n`dbcarectl recover %d` "
+				"finishes or undoes it, and so does the next apply or revert",
+				(int)server->pid, left->text, (int)server->pid);
+	if (size >= 0)
+		cli_notes(text);
+}
+
 static void show_progress(void *ctx, const char *text)
 {
 	pe_progress_step(ctx, "%s", text);
@@ -158,7 +178,11 @@ void cli_progress(struct cli *cli, struct dbc_options *options)
 
 struct pe_error *cli_session_open(struct cli *cli, const char *target, struct dbc_session *ret)
 {
-	return dbc_session_open(target, &cli->login, ret);
+	struct pe_error *err = dbc_session_open(target, &cli->login, ret);
+
+	if (!err)
+		cli_note_leftovers(&ret->server);
+	return err;
 }
 
 json_t *cli_json_build_id(const struct pe_build_id *id)

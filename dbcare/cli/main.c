@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* dbcarectl: finds the sub-command and hands over. */
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -24,12 +23,13 @@ static const char doc[] =
 	"  info [TARGET]             what a server is, and which patches are in it\n"
 	"  show FILE                 what is in a patch file\n"
 	"  check FILE [TARGET]       would it apply now? changes nothing\n"
-	"  apply FILE [TARGET]       apply a patch\n"
+	"  apply FILE [TARGET...]    apply a patch\n"
 	"  revert NAME|--all [TARGET]  take patches back\n"
 	"  recover [TARGET]          finish or undo what an interrupted run left\n"
 	"  history                   what was done on this host\n"
 	"\n"
-	"TARGET is a pid or the path of a socket; it can be left out when one server runs.\n"
+	"TARGET is a pid, the path of a socket or the id of a container; it can be left out when\n"
+	"one server runs.\n"
 	"`dbcarectl COMMAND --help` explains a command. All have --json.\n"
 	"\n"
 	"Examples:\n"
@@ -83,9 +83,8 @@ int main(int argc, char **argv)
 	struct top top = { 0 };
 	char name[64];
 
+	pe_cli_init(DBC_PROGRAM);
 	argp_err_exit_status = 1;
-	/* A closed pipe must not kill us while a server is being worked on. */
-	signal(SIGPIPE, SIG_IGN);
 	argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &top);
 	if (!top.command)
 		return 1;

@@ -108,18 +108,17 @@ static struct pe_error *applied_init(const struct pe_target *target, const struc
 			return pe_error_nomem();
 	}
 
-	if (h->eh_frame < h->unwind_size && h->unwind_tables >= ledger->start &&
-	    h->unwind_tables <= ledger->end && h->unwind_size <= ledger->end - h->unwind_tables) {
-		ret->eh_frame = h->unwind_tables + h->eh_frame;
-		ret->eh_frame_size = h->unwind_size - h->eh_frame;
-	}
-
 	struct pe_error *err = NULL;
 
 	if (ret->state == PE_STATE_SETTLING || ret->state == PE_STATE_REVERTED)
 		err = old_frames(target, ledger, &ret->old_threads, &ret->running_threads);
 	if (err)
 		return err;
+	if (h->eh_frame < h->unwind_size && h->unwind_tables >= ledger->start &&
+	    h->unwind_tables <= ledger->end && h->unwind_size <= ledger->end - h->unwind_tables) {
+		ret->eh_frame = h->unwind_tables + h->eh_frame;
+		ret->eh_frame_size = h->unwind_size - h->eh_frame;
+	}
 
 	json_t *root = json_loads(ledger->json, 0, NULL);
 

@@ -222,13 +222,18 @@ static struct pe_error *check_pause(struct pe_target *target, const struct pe_pl
 
 	if (err)
 		return err;
-	result->predicted_us = predict_pause(&plan->ledgers, threads.count);
+	uint64_t most = options ? options->max_pause_us : 0;
+	struct pe_pause_guess guess;
+
+	/* Only where somebody relies on it are threads stopped to know better. */
+	predict_pause(target, &plan->ledgers, most ? &threads : NULL, threads.count, &guess);
+	result->predicted_us = guess.us;
 	pe_threads_deinit(&threads);
-	if (options && options->max_pause_us && result->predicted_us > options->max_pause_us)
-		return pe_error_new(PE_ERR_BUSY,
-				    "the pause would be about %lu µs, more than the allowed %lu µs",
-				    (unsigned long)result->predicted_us,
-				    (unsigned long)options->max_pause_us);
+	if (most && guess.us > most)
+		return pe_error_new(
+			PE_ERR_BUSY,
+			"the pause would be about %lu µs, more than the allowed %lu µs (%s)",
+			(unsigned long)guess.us, (unsigned long)most, guess.from);
 	return NULL;
 }
 
@@ -284,14 +289,5 @@ struct pe_error *pe_apply(struct pe_target *target, const struct pe_plan *plan,
 	lock_release(target, &lock);
 	cancel_end(options, &signals);
 	result->operation_us = pe_now_us() - start;
-	/* Whatever failed, that the target is gone explains it. */
-	if (err && err->code != PE_ERR_DIED) {
-		struct pe_error *dead = pe_target_alive(target);
-
-		if (dead) {
-			pe_error_free(err);
-			return dead;
-		}
-	}
-	return err;
+	return explain_death(target, err);
 }

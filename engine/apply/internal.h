@@ -251,6 +251,9 @@ struct pe_plan {
 	struct layout layout;
 };
 
+/* Whatever failed, that the target is gone explains it: @err, or an error in its place. */
+struct pe_error *explain_death(const struct pe_target *target, struct pe_error *err) pe_must_check;
+
 /* Alive, and nobody traces it. */
 struct pe_error *check_approachable(const struct pe_target *target) pe_must_check;
 
@@ -341,7 +344,7 @@ struct stop_view {
 	bool text_free; /* no thread runs in, or returns to, the watched patches' code */
 	bool data_free; /* no register holds an address of their mappings */
 	uint64_t *sps;	/* of all threads: where the live part of the stack begins */
-	size_t sp_count;
+	size_t sp_count, sp_room;
 };
 
 void stop_view_deinit(struct stop_view *view);
@@ -368,7 +371,9 @@ struct pe_error *switch_run(struct pe_target *target, const struct switch_job *j
 			    struct pe_switch_result *result, struct stop_view *view) pe_must_check;
 /* One hit a thread and function is enough for whoever reads it. */
 void hits_unique(struct pe_stack_hits *hits);
-uint64_t predict_pause(const struct ledgers *ledgers, size_t threads);
+/* With @threads some of them are stopped to measure; NULL: from what is known of @count threads. */
+void predict_pause(struct pe_target *target, const struct ledgers *ledgers,
+		   const struct pe_threads *threads, size_t count, struct pe_pause_guess *ret);
 void report(const struct pe_apply_options *options, const char *fmt, ...) pe_printf(2, 3);
 void note_add(char **note, const char *fmt, ...) pe_printf(2, 3);
 uint64_t options_deadline(const struct pe_apply_options *options);
@@ -414,5 +419,9 @@ struct pe_error *recover_locked(struct pe_target *target, uint64_t deadline,
 /* One patcher at a time a process; BUSY with the other's pid. */
 struct pe_error *lock_take(const struct pe_target *target, int *ret) pe_must_check;
 void lock_release(const struct pe_target *target, int *fd);
+/* Who is at work on it now; 0: nobody that can be seen from here. */
+pid_t lock_holder(const struct pe_target *target);
+/* Is this descriptor of the target one of a patch? */
+bool fd_is_ours(const struct pe_target *target, int fd);
 
 #endif

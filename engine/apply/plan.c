@@ -420,6 +420,16 @@ static struct pe_error *plan_fill(struct pe_target *target, struct pe_plan *plan
 	return err;
 }
 
+struct pe_error *explain_death(const struct pe_target *target, struct pe_error *err)
+{
+	struct pe_error *dead = err && err->code != PE_ERR_DIED ? pe_target_alive(target) : NULL;
+
+	if (!dead)
+		return err;
+	pe_error_free(err);
+	return dead;
+}
+
 struct pe_error *check_approachable(const struct pe_target *target)
 {
 	struct pe_error *err = pe_target_alive(target);
@@ -503,7 +513,7 @@ static struct pe_error *look_closer(struct pe_target *target, const struct pe_pl
 }
 
 struct pe_error *pe_plan_predict(struct pe_target *target, const struct pe_plan *plan,
-				 struct pe_stack_hits *blockers, uint64_t *pause_us)
+				 struct pe_stack_hits *blockers, struct pe_pause_guess *guess)
 {
 	struct pe_maps maps = { 0 };
 	struct pe_threads threads = { 0 };
@@ -511,6 +521,7 @@ struct pe_error *pe_plan_predict(struct pe_target *target, const struct pe_plan 
 	struct pe_error *err = pe_target_maps(target, &maps);
 
 	*blockers = (struct pe_stack_hits){ 0 };
+	*guess = (struct pe_pause_guess){ 0 };
 	if (!err && plan->stacks)
 		err = pe_stack_predict(target, &maps, plan->ranges, plan->range_count, plan->match,
 				       blockers, &unknown);
@@ -521,7 +532,7 @@ struct pe_error *pe_plan_predict(struct pe_target *target, const struct pe_plan 
 	if (!err)
 		err = pe_target_threads(target, &threads);
 	if (!err)
-		*pause_us = predict_pause(&plan->ledgers, threads.count);
+		predict_pause(target, &plan->ledgers, &threads, threads.count, guess);
 	pe_threads_deinit(&threads);
 	pe_maps_deinit(&maps);
 	return err;

@@ -45,7 +45,7 @@ void pe_recovery_deinit(struct pe_recovery *recovery)
 
 /* ---- descriptors ---- */
 
-static bool fd_is_ours(const struct pe_target *target, int fd)
+bool fd_is_ours(const struct pe_target *target, int fd)
 {
 	char path[64], link[128];
 
@@ -264,5 +264,5 @@ struct pe_error *pe_recover(struct pe_target *target, struct pe_recovery *ret)
 	if (!err)
 		err = recover_locked(target, deadline, ret);
 	lock_release(target, &lock);
-	return err;
+	return explain_death(target, err);
 }

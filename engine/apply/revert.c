@@ -170,7 +170,10 @@ static struct pe_error *revert_locked(struct pe_target *target, const char *name
 		err = pe_error_new(PE_ERR_BUSY, "patch %s stands on %s: revert it first",
 				   above->name, name);
 	else {
-		result->predicted_us = predict_pause(&ledgers, ledger->header.variable.threads);
+		struct pe_pause_guess guess;
+
+		predict_pause(target, &ledgers, NULL, ledger->header.variable.threads, &guess);
+		result->predicted_us = guess.us;
 		err = revert_ledger(target, ledger, options, deadline, result);
 	}
 	ledgers_deinit(&ledgers);
@@ -196,5 +199,5 @@ struct pe_error *pe_revert(struct pe_target *target, const char *name,
 	lock_release(target, &lock);
 	cancel_end(options, &signals);
 	result->operation_us = pe_now_us() - start;
-	return err;
+	return explain_death(target, err);
 }

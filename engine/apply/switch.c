@@ -63,18 +63,32 @@ void note_add(char **note, const char *fmt, ...)
 	*note = joined;
 }
 
-uint64_t predict_pause(const struct ledgers *ledgers, size_t threads)
+void predict_pause(struct pe_target *target, const struct ledgers *ledgers,
+		   const struct pe_threads *threads, size_t count, struct pe_pause_guess *ret)
 {
 	const uint64_t base_us = 200, thread_us = 10;
+	struct pe_stop_sample sample;
 
-	/* The last switch of this process knows better. */
+	if (threads && pe_target_sample_stop(target, threads, &sample)) {
+		ret->us = sample.one_us + sample.further_ns * (count ? count - 1 : 0) / 1000;
+		snprintf(ret->from, sizeof(ret->from),
+			 "%zu threads, %.1f µs each as measured just now on %zu of them", count,
+			 (double)ret->us / (double)(count ? count : 1), sample.threads);
+		return;
+	}
 	for (size_t i = ledgers->count; i-- > 0;) {
 		const struct ledger_variable *v = &ledgers->items[i].header.variable;
 
-		if (ledgers->items[i].complete && v->pause_us && v->threads)
-			return v->pause_us * (threads + 10) / (v->threads + 10);
+		if (!ledgers->items[i].complete || !v->pause_us || !v->threads)
+			continue;
+		ret->us = v->pause_us * (count + 10) / (v->threads + 10);
+		snprintf(ret->from, sizeof(ret->from),
+			 "%zu threads; the last switch of this process stopped %u for %lu µs",
+			 count, v->threads, (unsigned long)v->pause_us);
+		return;
 	}
-	return base_us + thread_us * threads;
+	ret->us = base_us + thread_us * count;
+	snprintf(ret->from, sizeof(ret->from), "%zu threads, 10 µs each as a rule", count);
 }
 
 void stop_view_deinit(struct stop_view *view)
@@ -149,18 +163,35 @@ static struct pe_error *is_text_free(struct pe_stop *stop, const struct pe_maps 
 	return err;
 }
 
+/* Made and touched before the stop, with room for threads that are born meanwhile. */
+static struct pe_error *view_reserve(struct stop_view *view, const struct switch_job *job,
+				     size_t threads)
+{
+	if (!job->watch_count || view->sp_room > threads)
+		return NULL;
+
+	size_t room = threads + threads / 2 + 64;
+	uint64_t *sps = reallocarray(view->sps, room, sizeof(*sps));
+
+	if (!sps)
+		return pe_error_nomem();
+	memset(sps, 0, room * sizeof(*sps));
+	view->sps = sps;
+	view->sp_room = room;
+	return NULL;
+}
+
 static struct pe_error *view_fill(struct pe_stop *stop, const struct switch_job *job,
 				  struct stop_view *view)
 {
 	size_t count;
 	const struct pe_stopped_thread *threads = pe_stop_threads(stop, &count);
+	struct pe_error *err = view_reserve(view, job, count);
 
-	free(view->sps);
+	if (err)
+		return err;
 	view->data_free = true;
 	view->sp_count = 0;
-	view->sps = calloc(count + 1, sizeof(*view->sps));
-	if (!view->sps)
-		return pe_error_nomem();
 	for (size_t i = 0; i < count; i++) {
 		/* A thread in a system call is in a function of libc that uses no red zone. */
 		bool in_syscall = (int64_t)threads[i].regs.orig_rax >= 0;
@@ -186,13 +217,14 @@ static struct pe_error *stop_once(struct pe_target *target, const struct switch_
 				  struct pe_stack_hits *hits, struct stop_view *view, bool *done)
 {
 	struct pe_maps maps = { 0 };
-	const struct pe_stop_options stop_options = {
+	struct pe_stop_options stop_options = {
 		.fifo = true,
 		.limit_us = hold_limit(expected_threads),
 		.maps = &maps,
 		.ranges = job->check && job->stacks ? job->ranges : NULL,
 		.range_count = job->range_count,
 		.match = job->match,
+		.parts = &result->parts,
 	};
 	struct pe_stop *stop = NULL;
 	struct pe_error *err = pe_target_maps(target, &maps);
@@ -204,6 +236,14 @@ static struct pe_error *stop_once(struct pe_target *target, const struct switch_
 	bool look = !err && job->watch_count && !job->watch_checked &&
 		    worth_looking(target, &maps, job, text);
 
+	/* Of two questions the one about stacks is worth answering while others still stop. */
+	if (look && !stop_options.ranges) {
+		stop_options.ranges = text;
+		stop_options.range_count = job->watch_count;
+		stop_options.match = PE_MATCH_BODY;
+	}
+	if (!err)
+		err = view_reserve(view, job, expected_threads);
 	if (!err)
 		err = pe_stop_all(target, &stop_options, &stop);
 	if (err) {

@@ -145,7 +145,7 @@ static struct pe_error *verify_pass_through(struct pe_target *target, struct pe_
 				    f->name, (unsigned long)f->patched, f->previous[0],
 				    f->previous[1], f->previous[2]);
 	overlay(&plan->ledgers, f->entry, code, size);
-	err = plan->arch->entry_examine(f->entry, code, size, &entry);
+	err = plan->arch->entry_examine(f->entry, code, size, 0, &entry);
 	if (err)
 		return pe_error_wrap(err, "cannot take %s back", f->name);
 	f->entry_size = entry.displaced;

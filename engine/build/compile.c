@@ -213,6 +213,7 @@ static struct pe_error *jobs_run(struct jobs *jobs)
 			.argv = &job->argv,
 			.cwd = job->directory,
 			.env = &jobs->build->env,
+			.tree = pe_build_tree(jobs->build),
 			.status = -1, /* not run */
 		};
 	}

@@ -31,17 +31,19 @@ static struct pe_error *entry_argv(json_t *item, struct pe_strv *argv)
 	return NULL;
 }
 
+/*
+ * The command's own word first: some versions of CMake write "output" relative to the top of the
+ * build tree, others to "directory".
+ */
 static const char *output_of(json_t *item, const struct pe_strv *argv)
 {
-	const char *output = json_string_value(json_object_get(item, "output"));
-
-	for (size_t i = 1; !output && i < argv->count; i++) {
+	for (size_t i = 1; i < argv->count; i++) {
 		if (!strcmp(argv->items[i], "-o") && i + 1 < argv->count)
-			output = argv->items[i + 1];
-		else if (pe_starts_with(argv->items[i], "-o"))
-			output = argv->items[i] + 2;
+			return argv->items[i + 1];
+		if (pe_starts_with(argv->items[i], "-o"))
+			return argv->items[i] + 2;
 	}
-	return output;
+	return json_string_value(json_object_get(item, "output"));
 }
 
 static struct pe_error *entry_read(json_t *item, const char *base, struct pe_unit_entry *entry)

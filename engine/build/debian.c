@@ -6,9 +6,13 @@
  * output in the target's log. apt works on a sources list, package lists and a cache of our own,
  * and is only ever asked to download; packages are unpacked with dpkg-deb, never installed. The
  * one exception is the build dependencies, installed when we are root and some are missing.
+ *
+ * With a suite, configuring and everything after it runs inside a tree of that Debian release
+ * (debian_tree.c), and build dependencies go there.
  */
 #include "build/debian.h"
 #include "build/database.h"
+#include "build/debian_private.h"
 #include "build/files.h"
 #include "build/run.h"
 #include "build/units.h"
@@ -18,17 +22,9 @@
 #include <string.h>
 #include <sys/statvfs.h>
 
+/* Bytes: source, packages and objects; a tree with compilers and libraries besides. */
 #define SPACE_NEEDED (1500ULL << 20)
-
-struct preparation {
-	const struct pe_debian_recipe *recipe;
-	const struct pe_debian_options *options;
-	char *dir; /* of the target in the store */
-	char *log;
-	struct pe_strv env;
-	char *epoch;
-	char *note;
-};
+#define SPACE_NEEDED_TREE (4500ULL << 20)
 
 static void preparation_deinit(struct preparation *p)
 {
@@ -36,93 +32,54 @@ static void preparation_deinit(struct preparation *p)
 	free(p->log);
 	free(p->epoch);
 	free(p->note);
+	free(p->mirror);
+	free((char *)p->tree.path);
+	pe_strv_deinit(&p->tree.shared);
 	pe_strv_deinit(&p->env);
 }
 
-static struct pe_error *environment_make(struct pe_strv *env)
+/* debootstrap and a tree's apt know the proxy only from the environment. */
+static struct pe_error *proxy_add(struct preparation *p)
+{
+	pe_auto_free char *proxy = NULL;
+	struct pe_error *err = NULL;
+
+	if (getenv("http_proxy"))
+		return NULL;
+	err = debian_output(p, ".", "apt-config --format '%v%n' dump Acquire::http::Proxy", &proxy,
+			    NULL, NULL);
+	if (err || !proxy)
+		return err;
+	proxy[strcspn(proxy, "\n")] = 0;
+	if (!*proxy || !strcasecmp(proxy, "DIRECT"))
+		return NULL;
+	return pe_strv_addf(&p->env, "http_proxy=%s", proxy) ? NULL : pe_error_nomem();
+}
+
+static struct pe_error *environment_make(struct preparation *p)
 {
 	/* Debian's: what stands in /usr/local or in a home directory built no package. */
-	struct pe_error *err = pe_build_environment("/usr/sbin:/usr/bin:/sbin:/bin", env);
+	struct pe_error *err = pe_build_environment("/usr/sbin:/usr/bin:/sbin:/bin", &p->env);
 
-	if (!err && !pe_strv_add(env, "DEBIAN_FRONTEND=noninteractive"))
+	if (!err && !pe_strv_add(&p->env, "DEBIAN_FRONTEND=noninteractive"))
 		err = pe_error_nomem();
-	return err;
-}
-
-/* Runs a tool in @cwd (of the target's directory) with its output in the log. */
-static struct pe_error *tool_run(struct preparation *p, const char *cwd, struct pe_strv *argv)
-{
-	pe_auto_free char *dir = pe_format("%s/%s", p->dir, cwd);
-	pe_auto_free char *command = pe_strv_join(argv, " ");
-	pe_auto_file FILE *log = fopen(p->log, "ae");
-	struct pe_run run = { .argv = argv, .cwd = dir, .env = &p->env, .log = p->log };
-
-	if (!dir || !command)
+	if (err || !p->options->suite)
+		return err;
+	p->tree.path = pe_format("%s/tree", p->dir);
+	if (!p->tree.path || !pe_strv_add(&p->tree.shared, p->dir))
 		return pe_error_nomem();
-	if (!log)
-		return pe_error_errno(errno, "cannot write %s", p->log);
-	fprintf(log, "+ %s\n", command);
-	fflush(log);
-
-	struct pe_error *err = pe_run(&run);
-
-	if (err || pe_run_succeeded(&run))
-		return err;
-
-	pe_auto_free char *text = NULL;
-	char how[64];
-
-	err = pe_file_read(p->log, &text, NULL);
-	if (err)
-		return err;
-	const char *tail = pe_text_tail(text, 15);
-
-	/* Nothing of the step before. */
-	for (const char *next; (next = strstr(tail, "\n+ "));)
-		tail = next + 1;
-	return pe_error_new(PE_ERR_COMPILE, "%s failed (%s); the end of %s:\n%s", argv->items[0],
-			    pe_run_how(&run, how), p->log, tail);
-}
-
-/* The same with its words as arguments, NULL at the end. */
-static struct pe_error *tool(struct preparation *p, const char *cwd, ...)
-{
-	pe_auto_strv struct pe_strv argv = { 0 };
-	bool ok = true;
-	va_list ap;
-
-	va_start(ap, cwd);
-	for (const char *word; (word = va_arg(ap, const char *));)
-		ok = ok && pe_strv_add(&argv, word);
-	va_end(ap);
-	return ok ? tool_run(p, cwd, &argv) : pe_error_nomem();
-}
-
-/* What a tool prints; its exit status does not matter. */
-static struct pe_error *tool_output(struct preparation *p, const char *cwd, const char *command,
-				    char **out, char **err_out, bool *ok)
-{
-	pe_auto_strv struct pe_strv argv = { 0 };
-	pe_auto_free char *dir = pe_format("%s/%s", p->dir, cwd);
-	pe_auto_run struct pe_run run = { .argv = &argv, .cwd = dir, .env = &p->env };
-	struct pe_error *err = pe_split_command(command, &argv);
-
-	if (!err && !dir)
-		err = pe_error_nomem();
-	if (!err)
-		err = pe_run(&run);
-	if (err)
-		return err;
-	if (out)
-		*out = pe_steal(run.out);
-	if (err_out)
-		*err_out = pe_steal(run.err);
-	if (ok)
-		*ok = pe_run_succeeded(&run);
-	return NULL;
+	return proxy_add(p);
 }
 
 /* ---- the steps ---- */
+
+static struct pe_error *need_program(const char *program, const char *package)
+{
+	if (pe_program_exists(program))
+		return NULL;
+	return pe_error_new(PE_ERR_SYSTEM, "the program %s is missing (apt-get install %s)",
+			    program, package);
+}
 
 static struct pe_error *step_tools(struct preparation *p)
 {
@@ -134,125 +91,42 @@ static struct pe_error *step_tools(struct preparation *p)
 		{ "make", "make" },	 { "patch", "patch" },
 		{ "diff", "diffutils" },
 	};
+	unsigned long long space = p->options->suite ? SPACE_NEEDED_TREE : SPACE_NEEDED;
 	struct statvfs fs;
+	struct pe_error *err = NULL;
 
-	for (size_t i = 0; i < sizeof(needed) / sizeof(*needed); i++) {
-		if (!pe_program_exists(needed[i].program))
-			return pe_error_new(PE_ERR_SYSTEM,
-					    "the program %s is missing (apt-get install %s)",
-					    needed[i].program, needed[i].package);
-	}
-	if (!statvfs(p->dir, &fs) && (unsigned long long)fs.f_bavail * fs.f_frsize < SPACE_NEEDED)
+	for (size_t i = 0; !err && i < sizeof(needed) / sizeof(*needed); i++)
+		err = need_program(needed[i].program, needed[i].package);
+	if (!err && p->options->suite)
+		err = need_program("debootstrap", "debootstrap");
+	if (err)
+		return err;
+	if (p->options->suite && geteuid() != 0)
+		return pe_error_new(PE_ERR_PERMISSION,
+				    "making a tree of Debian %s needs root (debootstrap, chroot)",
+				    p->options->suite);
+	if (!statvfs(p->dir, &fs) && (unsigned long long)fs.f_bavail * fs.f_frsize < space)
 		return pe_error_new(
 			PE_ERR_SYSTEM, "%s has %llu MiB of free space; %llu MiB are needed", p->dir,
-			(unsigned long long)fs.f_bavail * fs.f_frsize >> 20, SPACE_NEEDED >> 20);
+			(unsigned long long)fs.f_bavail * fs.f_frsize >> 20, space >> 20);
 	return NULL;
 }
 
-/* apt on our own sources list, package lists and cache. */
-static struct pe_error *apt(struct preparation *p, const char *cwd, ...)
+/* Whether the package lists name the source in the wanted version. */
+static struct pe_error *lists_have(struct preparation *p, bool *ret)
 {
-	pe_auto_strv struct pe_strv argv = { 0 };
-	bool ok = pe_strv_add(&argv, "apt-get") && pe_strv_add(&argv, "-q") &&
-		  pe_strv_addf(&argv, "-oDir::Etc::sourcelist=%s/apt/sources.list", p->dir) &&
-		  pe_strv_add(&argv, "-oDir::Etc::sourceparts=/nonexistent") &&
-		  pe_strv_addf(&argv, "-oDir::State::lists=%s/apt/lists", p->dir) &&
-		  pe_strv_addf(&argv, "-oDir::Cache=%s/apt/cache", p->dir) &&
-		  pe_strv_add(&argv, "-oAcquire::Languages=none") &&
-		  pe_strv_add(&argv, "-oAPT::Sandbox::User=root") &&
-		  pe_strv_add(&argv, "-oDpkg::Use-Pty=0");
-	va_list ap;
+	pe_auto_free char *command =
+		pe_format("apt-cache -oDir::Etc::sourcelist=%s/apt/sources.list "
+			  "-oDir::Etc::sourceparts=/nonexistent -oDir::State::lists=%s/apt/lists "
+			  "-oDir::Cache=%s/apt/cache showsrc --only-source %s",
+			  p->dir, p->dir, p->dir, p->recipe->source);
+	pe_auto_free char *line = pe_format("\nVersion: %s\n", p->options->version);
+	pe_auto_free char *out = NULL;
+	struct pe_error *err = command && line ? debian_output(p, ".", command, &out, NULL, NULL)
+					       : pe_error_nomem();
 
-	va_start(ap, cwd);
-	for (const char *word; (word = va_arg(ap, const char *));)
-		ok = ok && pe_strv_add(&argv, word);
-	va_end(ap);
-	return ok ? tool_run(p, cwd, &argv) : pe_error_nomem();
-}
-
-char *pe_debian_sources(const char *targets, const char *codename, const char *keyring)
-{
-	pe_auto_free char *copy = strdup(targets);
-	pe_auto_strv struct pe_strv lines = { 0 };
-	pe_auto_free char *option = keyring ? pe_format("[signed-by=%s] ", keyring) : strdup("");
-	char *save = NULL;
-
-	if (!copy || !option)
-		return NULL;
-	/* Lines of "ORIGIN|SITE|SUITE|COMPONENT"; an origin that is not fetched yet is empty. */
-	for (char *line = strtok_r(copy, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-		const char *fields[4] = { "", "", "", "" };
-
-		for (size_t i = 0; i < 4 && line; i++)
-			fields[i] = strsep(&line, "|");
-		if (!pe_starts_with(fields[2], codename) || !*fields[3] ||
-		    (strcmp(fields[0], "Debian") && (*fields[0] || !strstr(fields[1], "debian"))))
-			continue;
-		for (size_t i = 0; i < 2; i++) {
-			pe_auto_free char *text =
-				pe_format("%s %s%s %s %s", i ? "deb-src" : "deb", option, fields[1],
-					  fields[2], fields[3]);
-
-			if (text && !pe_strv_has(&lines, text) && !pe_strv_add(&lines, text))
-				return NULL;
-		}
-	}
-
-	bool found = lines.count > 0;
-
-	for (size_t i = 0; !found && i < 2; i++)
-		pe_strv_addf(&lines, "%s %shttp://deb.debian.org/debian %s main",
-			     i ? "deb-src" : "deb", option, codename);
-	pe_strv_add(&lines, "");
-	return pe_strv_join(&lines, "\n");
-}
-
-static struct pe_error *os_codename(char **ret)
-{
-	pe_auto_free char *text = NULL;
-	struct pe_error *err = pe_file_read("/etc/os-release", &text, NULL);
-	char *at = err ? NULL : strstr(text, "VERSION_CODENAME=");
-
-	if (err)
-		return err;
-	if (!at)
-		return pe_error_new(PE_ERR_UNSUPPORTED,
-				    "/etc/os-release names no VERSION_CODENAME: is this Debian?");
-	at += strlen("VERSION_CODENAME=");
-	at += *at == '"';
-	*ret = strndup(at, strcspn(at, "\"\n"));
-	return *ret ? NULL : pe_error_nomem();
-}
-
-static struct pe_error *step_lists(struct preparation *p)
-{
-	static const char *const debian_keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
-	pe_auto_free char *codename = NULL, *targets = NULL, *sources = NULL;
-	pe_auto_free char *lists = pe_format("%s/apt/lists/partial", p->dir);
-	pe_auto_free char *cache = pe_format("%s/apt/cache/archives/partial", p->dir);
-	pe_auto_free char *path = pe_format("%s/apt/sources.list", p->dir);
-	struct pe_error *err = os_codename(&codename);
-
-	if (!err && (!lists || !cache || !path))
-		err = pe_error_nomem();
-	if (!err)
-		err = pe_dir_make(lists);
-	if (!err)
-		err = pe_dir_make(cache);
-	if (!err)
-		err = tool_output(p, ".",
-				  "apt-get indextargets --format "
-				  "$(ORIGIN)|$(SITE)|$(RELEASE)|$(COMPONENT) "
-				  "'Created-By: Packages'",
-				  &targets, NULL, NULL);
-	if (err)
-		return err;
-	sources = pe_debian_sources(targets ? targets : "", codename,
-				    pe_file_exists(debian_keyring) ? debian_keyring : NULL);
-	if (!sources)
-		return pe_error_nomem();
-	err = pe_file_write(path, sources, strlen(sources));
-	return err ? err : apt(p, ".", "update", "--error-on=any", NULL);
+	*ret = !err && out && strstr(out, line);
+	return err;
 }
 
 static struct pe_error *step_download(struct preparation *p)
@@ -260,15 +134,21 @@ static struct pe_error *step_download(struct preparation *p)
 	pe_auto_free char *dir = pe_format("%s/download", p->dir);
 	pe_auto_free char *source = pe_format("%s=%s", p->recipe->source, p->options->version);
 	struct pe_error *err = dir && source ? pe_dir_make(dir) : pe_error_nomem();
+	bool listed = false;
 
 	if (!err)
-		err = apt(p, "download", "source", "--download-only", "--only-source", source,
-			  NULL);
+		err = lists_have(p, &listed);
+	if (!err && !listed)
+		return debian_pool_download(p);
+	if (!err)
+		err = debian_apt(p, "download", "source", "--download-only", "--only-source",
+				 source, NULL);
 	for (size_t i = 0; !err && p->recipe->packages[i]; i++) {
 		pe_auto_free char *package =
 			pe_format("%s=%s", p->recipe->packages[i], p->options->version);
 
-		err = package ? apt(p, "download", "download", package, NULL) : pe_error_nomem();
+		err = package ? debian_apt(p, "download", "download", package, NULL)
+			      : pe_error_nomem();
 	}
 	return err;
 }
@@ -301,14 +181,14 @@ static struct pe_error *step_unpack(struct preparation *p)
 	struct pe_error *err = prefix ? downloaded(p, prefix, ".dsc", &dsc) : pe_error_nomem();
 
 	if (!err)
-		err = tool(p, ".", "dpkg-source", "--no-check", "-x", dsc, "src", NULL);
+		err = debian_tool(p, ".", "dpkg-source", "--no-check", "-x", dsc, "src", NULL);
 	for (size_t i = 0; !err && p->recipe->packages[i]; i++) {
 		pe_auto_free char *name = pe_format("%s_", p->recipe->packages[i]);
 		pe_auto_free char *deb = NULL;
 
 		err = name ? downloaded(p, name, ".deb", &deb) : pe_error_nomem();
 		if (!err)
-			err = tool(p, ".", "dpkg-deb", "-x", deb, "root", NULL);
+			err = debian_tool(p, ".", "dpkg-deb", "-x", deb, "root", NULL);
 	}
 	return err;
 }
@@ -318,7 +198,7 @@ static struct pe_error *step_dependencies(struct preparation *p)
 	pe_auto_free char *missing = NULL;
 	bool satisfied;
 	struct pe_error *err =
-		tool_output(p, "src", "dpkg-checkbuilddeps", NULL, &missing, &satisfied);
+		debian_output(p, "src", "dpkg-checkbuilddeps", NULL, &missing, &satisfied);
 
 	if (err || satisfied)
 		return err;
@@ -327,7 +207,7 @@ static struct pe_error *step_dependencies(struct preparation *p)
 				    "build dependencies are missing; install them as root: "
 				    "apt-get build-dep %s/src\n%s",
 				    p->dir, missing);
-	return apt(p, ".", "build-dep", "-y", "--no-install-recommends", "./src", NULL);
+	return debian_apt(p, ".", "build-dep", "-y", "--no-install-recommends", "./src", NULL);
 }
 
 static struct pe_error *step_configure(struct preparation *p)
@@ -335,7 +215,7 @@ static struct pe_error *step_configure(struct preparation *p)
 	bool ok = false;
 	/* As dpkg-buildpackage sets it: the time of the last entry of the changelog. */
 	struct pe_error *err =
-		tool_output(p, "src", "dpkg-parsechangelog -STimestamp", &p->epoch, NULL, &ok);
+		debian_output(p, "src", "dpkg-parsechangelog -STimestamp", &p->epoch, NULL, &ok);
 
 	if (err)
 		return err;
@@ -345,7 +225,7 @@ static struct pe_error *step_configure(struct preparation *p)
 	if (!pe_strv_addf(&p->env, "SOURCE_DATE_EPOCH=%s", p->epoch) ||
 	    !pe_strv_add(&p->env, "CMAKE_EXPORT_COMPILE_COMMANDS=ON"))
 		return pe_error_nomem();
-	return tool(p, "src", "make", "-f", "debian/rules", p->recipe->configure, NULL);
+	return debian_tool(p, "src", "make", "-f", "debian/rules", p->recipe->configure, NULL);
 }
 
 static struct pe_error *step_generate(struct preparation *p)
@@ -356,7 +236,7 @@ static struct pe_error *step_generate(struct preparation *p)
 
 	for (size_t i = 0; ok && p->recipe->generate[i]; i++)
 		ok = pe_strv_add(&argv, p->recipe->generate[i]);
-	return ok ? tool_run(p, dir, &argv) : pe_error_nomem();
+	return ok ? debian_tool_run(p, dir, &argv) : pe_error_nomem();
 }
 
 /* Libraries that the shipped program needs and this machine lacks: only a note. */
@@ -366,7 +246,7 @@ static struct pe_error *step_libraries(struct preparation *p)
 	pe_auto_free char *out = NULL;
 	pe_auto_strv struct pe_strv lines = { 0 }, missing = { 0 };
 	struct pe_error *err =
-		command ? tool_output(p, ".", command, &out, NULL, NULL) : pe_error_nomem();
+		command ? debian_output(p, ".", command, &out, NULL, NULL) : pe_error_nomem();
 
 	if (!err)
 		err = pe_split_lines(out, strlen(out), &lines);
@@ -416,6 +296,7 @@ static struct pe_error *step_commit(struct preparation *p)
 		.symbols = symbols,
 		.root = root,
 		.epoch = p->epoch,
+		.tree = (char *)p->tree.path,
 		.immutable = true,
 	};
 	struct pe_image *image = NULL;
@@ -435,22 +316,47 @@ static struct pe_error *step_commit(struct preparation *p)
 	return err ? err : pe_store_commit(&target);
 }
 
-static const struct {
+enum where {
+	HERE,	/* on this machine */
+	INSIDE, /* in the tree when there is one */
+	NO_TREE,
+	ONLY_TREE,
+};
+
+static const struct step {
+	enum where where;
 	const char *what;
 	struct pe_error *(*run)(struct preparation *p);
 } steps[] = {
-	{ "checking tools and space", step_tools },
-	{ "reading package lists", step_lists },
-	{ "downloading source and packages", step_download },
-	{ "unpacking", step_unpack },
-	{ "checking build dependencies", step_dependencies },
-	{ "configuring as debian/rules does (about a minute)", step_configure },
-	{ "generating sources (about half a minute)", step_generate },
-	{ "checking the program's libraries", step_libraries },
-	{ "checking program, symbols and compile database", step_commit },
+	{ HERE, "checking tools and space", step_tools },
+	{ HERE, "reading package lists", debian_step_lists },
+	{ HERE, "downloading source and packages", step_download },
+	{ HERE, "unpacking", step_unpack },
+	{ ONLY_TREE, "making a tree of that Debian release (one to three minutes)",
+	  debian_step_tree },
+	{ ONLY_TREE, "installing compilers and libraries in it (minutes)",
+	  debian_step_tree_install },
+	{ INSIDE, "checking build dependencies", step_dependencies },
+	{ INSIDE, "configuring as debian/rules does (about a minute)", step_configure },
+	{ INSIDE, "generating sources (about half a minute)", step_generate },
+	{ NO_TREE, "checking the program's libraries", step_libraries },
+	{ HERE, "checking program, symbols and compile database", step_commit },
 };
 
-#define STEP_COUNT (sizeof(steps) / sizeof(*steps))
+/* Whether the step is one of this target's. */
+static bool step_wanted(const struct step *step, bool tree)
+{
+	return step->where != (tree ? NO_TREE : ONLY_TREE);
+}
+
+static size_t steps_count(bool tree)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < sizeof(steps) / sizeof(*steps); i++)
+		count += step_wanted(&steps[i], tree);
+	return count;
+}
 
 /* Removes parts of the target's directory, by name. */
 static struct pe_error *parts_remove(const struct preparation *p, const char *const *names)
@@ -465,22 +371,33 @@ static struct pe_error *parts_remove(const struct preparation *p, const char *co
 	return err;
 }
 
+static struct pe_error *step_run(struct preparation *p, const struct step *step, size_t number)
+{
+	pe_auto_free char *text = pe_format("[%zu/%zu] %s", number,
+					    steps_count(p->options->suite != NULL), step->what);
+
+	if (p->options->progress && text)
+		p->options->progress(p->options->ctx, text);
+	p->inside = p->options->suite && step->where == INSIDE;
+
+	struct pe_error *err = step->run(p);
+
+	p->inside = false;
+	return err ? pe_error_wrap(err, "preparing %s, step %zu (%s)", p->options->name, number,
+				   step->what)
+		   : NULL;
+}
+
 static struct pe_error *steps_run(struct preparation *p)
 {
 	static const char *const unfinished[] = { "src", "root", "objects", "apt", "log", NULL };
 	static const char *const temporary[] = { "apt", "download", NULL };
 	struct pe_error *err = parts_remove(p, unfinished);
+	size_t number = 0;
 
-	for (size_t i = 0; !err && i < STEP_COUNT; i++) {
-		pe_auto_free char *text =
-			pe_format("[%zu/%zu] %s", i + 1, STEP_COUNT, steps[i].what);
-
-		if (p->options->progress && text)
-			p->options->progress(p->options->ctx, text);
-		err = steps[i].run(p);
-		if (err)
-			err = pe_error_wrap(err, "preparing %s, step %zu (%s)", p->options->name,
-					    i + 1, steps[i].what);
+	for (size_t i = 0; !err && i < sizeof(steps) / sizeof(*steps); i++) {
+		if (step_wanted(&steps[i], p->options->suite != NULL))
+			err = step_run(p, &steps[i], ++number);
 	}
 	return err ? err : parts_remove(p, temporary);
 }
@@ -525,8 +442,6 @@ struct pe_error *pe_debian_add(const struct pe_debian_recipe *recipe,
 		err = pe_store_lock(options->name, &lock);
 	if (!err)
 		err = existing_check(options); /* another may have finished it meanwhile */
-	if (!err)
-		err = environment_make(&p.env);
 	if (err)
 		return err;
 	store_real = store ? realpath(store, NULL) : NULL;
@@ -534,7 +449,9 @@ struct pe_error *pe_debian_add(const struct pe_debian_recipe *recipe,
 	p.log = p.dir ? pe_format("%s/log", p.dir) : NULL;
 	if (!p.log)
 		return pe_error_nomem();
-	err = steps_run(&p);
+	err = environment_make(&p);
+	if (!err)
+		err = steps_run(&p);
 	*note = pe_steal(p.note);
 	return err;
 }

@@ -2,7 +2,8 @@
 /*
  * Preparing a target from a Debian source package: the source as Debian builds it (flags and
  * options come from its own debian/rules), and the binary as Debian ships it. The machine's own
- * package sources and what is installed from the same packages are not touched.
+ * package sources and what is installed from the same packages are not touched. A package of
+ * another Debian release is compiled inside a tree of that release, by its own compiler.
  */
 #ifndef BUILD_DEBIAN_H
 #define BUILD_DEBIAN_H
@@ -26,8 +27,9 @@ struct pe_debian_recipe {
 const struct pe_debian_recipe *pe_debian_recipe_find(const char *name);
 
 struct pe_debian_options {
-	const char *name;			       /* of the target */
-	const char *version;			       /* of the source package */
+	const char *name;    /* of the target */
+	const char *version; /* of the source package */
+	const char *suite; /* Debian release to compile in; NULL: this machine's, on this machine */
 	void (*progress)(void *ctx, const char *text); /* what is done now */
 	void *ctx;
 };
@@ -40,7 +42,12 @@ struct pe_debian_options {
 struct pe_error *pe_debian_add(const struct pe_debian_recipe *recipe,
 			       const struct pe_debian_options *options, char **note) pe_must_check;
 
-/* Exposed for tests: the lines of a sources list, from what `apt-get indextargets` printed. */
-char *pe_debian_sources(const char *targets, const char *codename, const char *keyring);
+/*
+ * Exposed for tests: the lines of a sources list, from what `apt-get indextargets` printed for the
+ * release @codename, with @suite in its place. Without @all only the release itself, not its
+ * updates.
+ */
+char *pe_debian_sources(const char *targets, const char *codename, const char *suite, bool all,
+			const char *keyring);
 
 #endif

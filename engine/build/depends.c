@@ -2,22 +2,29 @@
 /*
  * Which sources include a header; see build/depends.h.
  *
- * Each unit's own compile command runs with -M (preprocessing alone, all headers listed as a make
- * rule). What comes back is kept as lines "SOURCE\tHEADER" below the target.
+ * #include lines tell which units could (build/includes.h). The compile command of each of those
+ * runs with -M (preprocessing alone, all headers listed as a make rule). What comes back is kept as
+ * lines "SOURCE\tHEADER" below the target.
  */
 #include "build/depends.h"
 #include "build/command.h"
 #include "build/files.h"
+#include "build/includes.h"
 #include "build/run.h"
 #include "engine/cleanup.h"
 
 #include <string.h>
 
+static void includes_cleanup(struct pe_includes **includes)
+{
+	pe_includes_close(*includes);
+}
+
 /* ---- asking the compiler ---- */
 
 struct scan {
 	const struct pe_build *build;
-	struct pe_units units; /* of the whole program */
+	struct pe_units units;
 	struct pe_strv *argvs; /* parallel to units */
 	struct pe_run *runs;
 	size_t ended;
@@ -54,34 +61,45 @@ static bool scan_ended(void *ctx, struct pe_run *run)
 	return true;
 }
 
-/* Every unit that is in the program; each source once is enough only where its objects agree, so
- * all its objects are asked. */
-static struct pe_error *scan_units(struct scan *scan)
+/* Is @entry compiled into the program, from a file that a diff can change? */
+static bool in_program(const struct pe_build *build, const struct pe_unit_entry *entry)
 {
-	const struct pe_build *build = scan->build;
-	pe_auto_strv struct pe_strv seen = { 0 };
+	if (build->linked.count && entry->output && !pe_strv_has(&build->linked, entry->output))
+		return false;
+	/* Generated sources outside the tree are not what a diff changes. */
+	return pe_path_below(entry->file, build->target->source) && pe_file_exists(entry->file);
+}
 
-	for (size_t i = 0; i < build->database.count; i++) {
-		const struct pe_unit_entry *entry = &build->database.entries[i];
-		const char *root = build->target->source;
+static const char *source_of(const struct pe_build *build, const struct pe_unit_entry *entry)
+{
+	return entry->file + strlen(build->target->source) + 1;
+}
 
-		if (build->linked.count && entry->output &&
-		    !pe_strv_has(&build->linked, entry->output))
-			continue;
-		/* Generated sources outside the tree are not what a diff changes. */
-		if (!pe_path_below(entry->file, root) || !pe_file_exists(entry->file) ||
-		    pe_strv_has(&seen, entry->file))
-			continue;
+/* Sources of the program that may include any of @headers. */
+static struct pe_error *candidates(const struct pe_build *build, const struct pe_strv *headers,
+				   struct pe_strv *ret)
+{
+	__attribute__((cleanup(includes_cleanup))) struct pe_includes *includes = NULL;
+	struct pe_error *err = pe_includes_open(build->target->source, &includes);
+	const struct pe_database *database = &build->database;
 
-		struct pe_error *err =
-			pe_units_add(build, &scan->units, entry->file + strlen(root) + 1);
+	for (size_t i = 0; !err && i < database->count; i++) {
+		const struct pe_unit_entry *entry = &database->entries[i];
 
-		if (!err && !pe_strv_add(&seen, entry->file))
-			err = pe_error_nomem();
-		if (err)
-			return err;
+		if (in_program(build, entry))
+			err = pe_includes_command(includes, entry->file, &entry->argv);
 	}
-	return NULL;
+	if (!err)
+		err = pe_includes_search(includes, headers);
+	for (size_t i = 0; !err && i < database->count; i++) {
+		const struct pe_unit_entry *entry = &database->entries[i];
+		const char *source = source_of(build, entry);
+
+		if (in_program(build, entry) && pe_includes_reaches(includes, entry->file) &&
+		    !pe_strv_has(ret, source) && !pe_strv_add(ret, source))
+			err = pe_error_nomem();
+	}
+	return err;
 }
 
 static struct pe_error *scan_run(struct scan *scan)
@@ -106,6 +124,7 @@ static struct pe_error *scan_run(struct scan *scan)
 			.argv = &scan->argvs[i],
 			.cwd = entry->directory,
 			.env = &build->env,
+			.tree = pe_build_tree(build),
 		};
 	}
 	return pe_run_all(scan->runs, count, pe_run_jobs(), scan_ended, scan);
@@ -118,6 +137,7 @@ static void rule_write(const struct pe_build *build, const struct pe_unit *unit,
 	const char *root = build->target->source;
 	const char *p = strstr(rule, ": ");
 
+	fprintf(out, "%s\t\n", unit->source); /* one that includes nothing is known too */
 	for (p = p ? p + 1 : ""; *p;) {
 		p += strspn(p, " \t\n\\");
 
@@ -132,53 +152,89 @@ static void rule_write(const struct pe_build *build, const struct pe_unit *unit,
 	}
 }
 
-static struct pe_error *scan_program(const struct pe_build *build, char **ret)
+/* Asks about @sources; appends lines to @table. */
+static struct pe_error *scan_program(const struct pe_build *build, const struct pe_strv *sources,
+				     FILE *table)
 {
 	__attribute__((cleanup(scan_deinit))) struct scan scan = { .build = build };
-	struct pe_error *err = scan_units(&scan);
-	size_t size;
+	struct pe_error *err = NULL;
 
+	/* All objects of a source are asked: their options may differ. */
+	for (size_t i = 0; !err && i < sources->count; i++)
+		err = pe_units_add(build, &scan.units, sources->items[i]);
 	if (!err)
 		err = scan_run(&scan);
-	if (err)
-		return err;
-
-	FILE *out = open_memstream(ret, &size);
-
-	if (!out)
-		return pe_error_nomem();
 	for (size_t i = 0; !err && i < scan.units.count; i++) {
 		/* A unit that needs a generated header is not there to be asked: it would be
 		 * left out in silence. */
 		if (pe_run_succeeded(&scan.runs[i]))
-			rule_write(build, &scan.units.items[i], scan.runs[i].out, out);
+			rule_write(build, &scan.units.items[i], scan.runs[i].out, table);
 		else
 			err = pe_error_new(PE_ERR_COMPILE, "cannot find what %s includes:\n%.2000s",
 					   scan.units.items[i].source, scan.runs[i].err);
-	}
-	fclose(out);
-	if (err) {
-		free(*ret);
-		*ret = NULL;
 	}
 	return err;
 }
 
 /* ---- the answer ---- */
 
-static struct pe_error *table_load(const struct pe_build *build, char **ret)
+/* Those of @sources that no line of @table begins with. */
+static struct pe_error *unknown_sources(const char *table, const struct pe_strv *sources,
+					struct pe_strv *ret)
 {
-	pe_auto_free char *path = pe_format("%s/depends", build->target->dir);
+	pe_auto_strv struct pe_strv known = { 0 };
+
+	for (const char *line = table; line && *line; line = strchr(line, '\n') + 1) {
+		size_t n = strcspn(line, "\t");
+
+		/* Lines of one source stand together. */
+		if ((!known.count || strncmp(known.items[known.count - 1], line, n) ||
+		     known.items[known.count - 1][n]) &&
+		    !pe_strv_addf(&known, "%.*s", (int)n, line))
+			return pe_error_nomem();
+		if (!strchr(line, '\n'))
+			break;
+	}
+	for (size_t i = 0; i < sources->count; i++) {
+		if (!pe_strv_has(&known, sources->items[i]) && !pe_strv_add(ret, sources->items[i]))
+			return pe_error_nomem();
+	}
+	return NULL;
+}
+
+/* What is known about @sources, asked where nothing is kept. Owned by the caller. */
+static struct pe_error *table_load(const struct pe_build *build, const struct pe_strv *sources,
+				   char **ret)
+{
+	pe_auto_free char *path = pe_format("%s/includes", build->target->dir);
+	bool keep = build->target->immutable && !build->no_cache;
+	pe_auto_strv struct pe_strv unknown = { 0 };
+	pe_auto_free char *kept = NULL;
+	struct pe_error *err = NULL;
+	size_t size;
 
 	if (!path)
 		return pe_error_nomem();
-	if (build->target->immutable && !build->no_cache && pe_file_exists(path))
-		return pe_file_read(path, ret, NULL);
+	if (keep && pe_file_exists(path))
+		err = pe_file_read(path, &kept, NULL);
+	if (!err)
+		err = unknown_sources(kept, sources, &unknown);
+	if (err)
+		return err;
 
-	struct pe_error *err = scan_program(build, ret);
+	FILE *table = open_memstream(ret, &size);
 
-	if (!err && build->target->immutable)
-		pe_error_free(pe_file_write(path, *ret, strlen(*ret)));
+	if (!table)
+		return pe_error_nomem();
+	fputs(kept ? kept : "", table);
+	err = unknown.count ? scan_program(build, &unknown, table) : NULL;
+	fclose(table);
+	if (!err && keep && unknown.count)
+		pe_error_free(pe_file_write(path, *ret, size));
+	if (err) {
+		free(*ret);
+		*ret = NULL;
+	}
 	return err;
 }
 
@@ -190,10 +246,13 @@ static int by_text(const void *a, const void *b)
 struct pe_error *pe_depends_sources(const struct pe_build *build, const struct pe_strv *headers,
 				    struct pe_strv *ret)
 {
+	pe_auto_strv struct pe_strv sources = { 0 };
 	pe_auto_free char *table = NULL;
-	struct pe_error *err = table_load(build, &table);
+	struct pe_error *err = candidates(build, headers, &sources);
 	char *save = NULL;
 
+	if (!err)
+		err = table_load(build, &sources, &table);
 	if (err)
 		return err;
 	for (char *line = strtok_r(table, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {

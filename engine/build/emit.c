@@ -255,8 +255,11 @@ static struct pe_error *fill_function(struct pe_sel *sel, struct pe_sel_unit *un
 	struct pe_error *err = pe_sel_emit_symbol(sel, patch, &dest, &f->symbol);
 	if (!err)
 		err = pe_sel_entry(sel, unit, p, &entry);
+	/* A short function is overwritten together with padding behind it. */
+	uint64_t overwritten = err ? 0 : entry.skip + (uint64_t)entry.displaced;
 	if (!err)
-		err = emit_range(sel, f, f->name, s->vaddr, s->size);
+		err = emit_range(sel, f, f->name, s->vaddr,
+				 overwritten > s->size ? overwritten : s->size);
 	if (!err && cold)
 		err = find_cold(sel, unit, cold, &vaddr, &cold_size);
 	if (!err && cold)

@@ -5,7 +5,8 @@
  *
  * pe_sel_guard_units: what must not change at all: constructors, code that runs once, the layout of
  * types in use. pe_sel_guard_entries: what every replaced function needs: an entry that can be
- * overwritten, and that belongs to this function alone.
+ * overwritten, and that belongs to this function alone. pe_sel_guard_exit: what new code would
+ * leave behind.
  */
 #include <elf.h>
 #include <string.h>
@@ -124,9 +125,61 @@ struct pe_error *pe_sel_guard_units(struct pe_sel *sel)
 		if (!err)
 			err = guard_bare_code(unit);
 		if (!err && anything_changed(unit))
-			err = pe_sel_guard_types(unit);
+			err = pe_sel_guard_types(sel, unit);
 		if (err)
 			return err;
+	}
+	return NULL;
+}
+
+/* ---- what would run at the end ---- */
+
+static bool registers_for_exit(const char *name)
+{
+	return !strcmp(name, "__cxa_atexit") || !strcmp(name, "__cxa_thread_atexit") ||
+	       !strcmp(name, "atexit") || !strcmp(name, "on_exit");
+}
+
+/* A new static object (it has a new guard variable) that the function at @section makes. */
+static const struct pe_object_symbol *new_object(const struct pe_sel_unit *unit,
+						 const struct pe_object_section *section)
+{
+	for (size_t i = 0; i < section->reloc_count; i++) {
+		const struct pe_object_symbol *to =
+			pe_sel_ref_of(&unit->patched, section, &section->relocs[i]).symbol;
+
+		if (to && to->section && !strncmp(to->name, "_ZGV", 4) &&
+		    unit->sections[to->section->index].included)
+			return to;
+	}
+	return NULL;
+}
+
+/*
+ * The object lies in the patch, which may be taken out before the process ends; then its destructor
+ * would run on memory that is gone.
+ */
+struct pe_error *pe_sel_guard_exit(struct pe_sel *sel)
+{
+	for (size_t i = 0; i < sel->work_count; i++) {
+		const struct pe_object_section *section = sel->work[i].section;
+		const struct pe_sel_unit *unit = sel->work[i].unit;
+
+		for (size_t r = 0; pe_sel_is_text(section) && r < section->reloc_count; r++) {
+			const struct pe_object_symbol *to = section->relocs[r].symbol;
+			const struct pe_object_symbol *object = to && registers_for_exit(to->name)
+									? new_object(unit, section)
+									: NULL;
+
+			if (!object)
+				continue;
+			pe_auto_free char *name = pe_demangle(object->name);
+			return pe_error_new(PE_ERR_UNSUPPORTED,
+					    "%s: the patch adds a static object (%s) that would be "
+					    "destroyed at the end of the process, when the patch "
+					    "may be gone; make it with new, or without destructor",
+					    unit->in->source, name ? name : object->name);
+		}
 	}
 	return NULL;
 }
@@ -172,20 +225,29 @@ static struct pe_error *guard_shared(const struct pe_sel *sel, const struct pe_s
 	return NULL;
 }
 
+/* Below it, an entry jump may need bytes behind the function. */
+static const uint64_t short_function = 16;
+
 struct pe_error *pe_sel_entry(const struct pe_sel *sel, const struct pe_sel_unit *unit,
 			      const struct pe_object_symbol *p, struct pe_entry *ret)
 {
 	const struct pe_sel_symbol *s = &unit->symbols[p->index];
 	const struct pe_object_symbol *b = s->base;
 	pe_auto_free char *name = pe_demangle(p->name);
-	const void *code = pe_image_bytes(sel->image, s->vaddr, s->size);
+	size_t padding = 0;
+	struct pe_error *err = NULL;
 
 	if (!name)
 		return pe_error_nomem();
+	if (s->size < short_function)
+		err = pe_sel_padding(sel, s->vaddr + s->size, &padding);
+	if (err)
+		return err;
+	const void *code = pe_image_bytes(sel->image, s->vaddr, s->size + padding);
 	if (!code)
 		return pe_error_new(PE_ERR_FORMAT, "%s: the shipped binary has no code at 0x%lx",
 				    name, s->vaddr);
-	struct pe_error *err = sel->arch->entry_examine(s->vaddr, code, s->size, ret);
+	err = sel->arch->entry_examine(s->vaddr, code, s->size, padding, ret);
 	if (err)
 		return pe_error_wrap(err, "%s: cannot overwrite the entry of %s", unit->in->source,
 				     name);

@@ -5,7 +5,8 @@
  * so is an enumerator whose value changed, since values are kept in memory too.
  *
  * All complete named types outside functions are listed with their parts for both objects, sorted
- * by name, and compared in one walk. Types that only one of them has are nobody's in use.
+ * by name, and compared in one walk. Types that only one of them has are nobody's in use; who uses
+ * a changed one is looked up then (guard_users.c).
  */
 #include <dwarf.h>
 #include <inttypes.h>
@@ -274,113 +275,164 @@ static const char *const kind_names[] = {
 	[PART_ENUMERATOR] = "enumerator",
 };
 
-static struct pe_error *refuse(const struct pe_sel_unit *unit, const struct type *type,
-			       const char *what)
+/* Says in *what how @b differs in the patched type; @p is its counterpart there or NULL. */
+static struct pe_error *compare_part(const struct part *b, const struct part *p, char **what)
 {
-	return pe_error_new(PE_ERR_UNSUPPORTED,
-			    "%s: the patch changes the layout of type %s, which is in use: %s",
-			    unit->in->source, type->name, what);
-}
-
-static struct pe_error *compare_part(const struct pe_sel_unit *unit, const struct type *type,
-				     const struct part *b, const struct part *p)
-{
-	pe_auto_free char *what = NULL;
 	pe_auto_free char *name = pe_demangle(b->name[0] ? b->name : "(unnamed)");
 	const char *kind = kind_names[b->kind];
 	bool bytes = b->kind == PART_MEMBER || b->kind == PART_BASE;
 	int ok = 0;
 
-	if (!p)
-		ok = asprintf(&what, "%s %s is gone", kind, name ? name : b->name);
+	if (!name)
+		return pe_error_nomem();
+	if (!p && bytes)
+		ok = asprintf(what, "%s %s at offset %" PRIu64 " is gone", kind, name,
+			      b->offset / 8);
+	else if (!p)
+		ok = asprintf(what, "%s %s is gone", kind, name);
 	else if (b->offset != p->offset && bytes && (b->offset % 8 || p->offset % 8))
-		ok = asprintf(&what, "%s %s moves from bit %" PRIu64 " to bit %" PRIu64, kind,
-			      name ? name : b->name, b->offset, p->offset);
+		ok = asprintf(what, "%s %s moves from bit %" PRIu64 " to bit %" PRIu64, kind, name,
+			      b->offset, p->offset);
 	else if (b->offset != p->offset && bytes)
-		ok = asprintf(&what, "%s %s moves from offset %" PRIu64 " to %" PRIu64, kind,
-			      name ? name : b->name, b->offset / 8, p->offset / 8);
+		ok = asprintf(what, "%s %s moves from offset %" PRIu64 " to %" PRIu64, kind, name,
+			      b->offset / 8, p->offset / 8);
 	else if (b->offset != p->offset)
-		ok = asprintf(&what, "%s %s changes from %" PRId64 " to %" PRId64, kind,
-			      name ? name : b->name, (int64_t)b->offset, (int64_t)p->offset);
+		ok = asprintf(what, "%s %s changes from %" PRId64 " to %" PRId64, kind, name,
+			      (int64_t)b->offset, (int64_t)p->offset);
 	else if (b->size != p->size)
-		ok = asprintf(&what,
+		ok = asprintf(what,
 			      "%s %s at offset %" PRIu64 " changes from %" PRIu64 " to %" PRIu64
 			      " bytes",
-			      kind, name ? name : b->name, b->offset / 8, b->size, p->size);
-	else
-		return NULL;
-	return ok < 0 ? pe_error_nomem() : refuse(unit, type, what);
+			      kind, name, b->offset / 8, b->size, p->size);
+	return ok < 0 ? pe_error_nomem() : NULL;
 }
 
-static struct pe_error *compare_type(const struct pe_sel_unit *unit, const struct type *b,
-				     const struct type *p)
+static struct pe_error *compare_new(const struct part *p, char **what)
 {
-	pe_auto_free char *what = NULL;
+	pe_auto_free char *name = pe_demangle(p->name[0] ? p->name : "(unnamed)");
+	bool bytes = p->kind == PART_MEMBER || p->kind == PART_BASE;
 
-	for (size_t i = 0; i < b->part_count; i++) {
+	if (!name)
+		return pe_error_nomem();
+	if (bytes ? asprintf(what, "%s %s is new at offset %" PRIu64, kind_names[p->kind], name,
+			     p->offset / 8) < 0
+		  : asprintf(what, "%s %s is new", kind_names[p->kind], name) < 0)
+		return pe_error_nomem();
+	return NULL;
+}
+
+/* The first difference in *what, NULL when there is none. */
+static struct pe_error *compare_type(const struct type *b, const struct type *p, char **what)
+{
+	struct pe_error *err = NULL;
+
+	*what = NULL;
+	for (size_t i = 0; i < b->part_count && !err && !*what; i++) {
 		const struct part *to = find_part(p, &b->parts[i], i);
 
-		if (!to && b->parts[i].kind == PART_ENUMERATOR)
-			continue;
-		struct pe_error *err = compare_part(unit, b, &b->parts[i], to);
-		if (err)
-			return err;
+		if (to || b->parts[i].kind != PART_ENUMERATOR)
+			err = compare_part(&b->parts[i], to, what);
+	}
+	for (size_t i = 0; i < p->part_count && !err && !*what; i++) {
+		const struct part *q = &p->parts[i];
+
+		if (q->kind != PART_ENUMERATOR && !find_part(b, q, i))
+			err = compare_new(q, what);
+	}
+	if (!err && !*what && b->size != p->size &&
+	    asprintf(what, "its size changes from %" PRIu64 " to %" PRIu64 " bytes", b->size,
+		     p->size) < 0)
+		return pe_error_nomem();
+	return err;
+}
+
+/* Are all old parts where they were, with nothing but members behind them? */
+static bool is_appended(const struct type *b, const struct type *p)
+{
+	uint64_t end = 0;
+
+	for (size_t i = 0; i < b->part_count; i++) {
+		const struct part *old = &b->parts[i], *to = find_part(p, old, i);
+
+		if (!to || to->offset != old->offset || to->size != old->size)
+			return false;
+		if (old->kind == PART_MEMBER && old->offset + 8 * old->size > end)
+			end = old->offset + 8 * old->size;
 	}
 	for (size_t i = 0; i < p->part_count; i++) {
 		const struct part *q = &p->parts[i];
 
-		if (q->kind == PART_ENUMERATOR || find_part(b, q, i))
-			continue;
-		pe_auto_free char *name = pe_demangle(q->name[0] ? q->name : "(unnamed)");
-		if (asprintf(&what, "%s %s is new", kind_names[q->kind], name ? name : q->name) < 0)
-			return pe_error_nomem();
-		return refuse(unit, b, what);
+		if (!find_part(b, q, i) && (q->kind != PART_MEMBER || q->offset < end))
+			return false;
 	}
-	if (b->size == p->size)
-		return NULL;
-	if (asprintf(&what, "its size changes from %" PRIu64 " to %" PRIu64 " bytes", b->size,
-		     p->size) < 0)
-		return pe_error_nomem();
-	return refuse(unit, b, what);
+	return true;
+}
+
+/* Values of enumerators and virtual functions are relied on where no variable shows it. */
+static bool is_plain(const struct type *type)
+{
+	for (size_t i = 0; i < type->part_count; i++) {
+		if (type->parts[i].kind == PART_ENUMERATOR || type->parts[i].kind == PART_VIRTUAL)
+			return false;
+	}
+	return true;
+}
+
+static struct pe_error *refuse(struct pe_sel *sel, const struct pe_sel_unit *unit,
+			       const struct type *b, const struct type *p, const char *what)
+{
+	pe_auto_free char *users = NULL;
+	struct pe_error *err = pe_sel_type_users(sel, b->name, &users);
+
+	if (err || (!users && is_plain(b) && is_plain(p)))
+		return err;
+	return pe_error_new(
+		PE_ERR_UNSUPPORTED,
+		"%s: the patch changes the layout of type %s, which is in use: %s%s%s%s",
+		unit->in->source, b->name, what, users ? "; used by " : "", users ? users : "",
+		is_appended(b, p) && is_plain(b)
+			? " (the old members stay where they are: keep the type and hold the new "
+			  "data beside it, in a table of the patch's own by the object's address)"
+			: "");
 }
 
 /* A name may stand for several types (one per unnamed namespace): equal to any is equal. */
-static struct pe_error *compare_all(const struct pe_sel_unit *unit, const struct types *base,
-				    const struct types *patched)
+static struct pe_error *compare_all(struct pe_sel *sel, const struct pe_sel_unit *unit,
+				    const struct types *base, const struct types *patched)
 {
 	for (size_t b = 0, p = 0; b < base->count && p < patched->count;) {
-		int order = compare_types(&base->items[b], &patched->items[p]);
-		struct pe_error *first = NULL;
+		const struct type *old = &base->items[b];
+		int order = compare_types(old, &patched->items[p]);
+		pe_auto_free char *what = NULL;
+		struct pe_error *err = order ? NULL : compare_type(old, &patched->items[p], &what);
 
-		if (order < 0)
-			b++;
-		else if (order > 0)
-			p++;
-		if (order)
+		if (err)
+			return err;
+		b += order <= 0;
+		p += order > 0;
+		if (order || !what)
 			continue;
-		size_t end = p;
-		while (end < patched->count &&
-		       !compare_types(&base->items[b], &patched->items[end])) {
-			struct pe_error *err =
-				compare_type(unit, &base->items[b], &patched->items[end++]);
-			if (!err) {
-				pe_error_free(first);
-				first = NULL;
+		for (size_t i = p + 1; i < patched->count && what; i++) {
+			pe_auto_free char *other = NULL;
+
+			if (compare_types(old, &patched->items[i]))
 				break;
+			err = compare_type(old, &patched->items[i], &other);
+			if (err)
+				return err;
+			if (!other) {
+				free(what);
+				what = NULL;
 			}
-			if (first)
-				pe_error_free(err);
-			else
-				first = err;
 		}
-		if (first)
-			return first;
-		b++;
+		err = what ? refuse(sel, unit, old, &patched->items[p], what) : NULL;
+		if (err)
+			return err;
 	}
 	return NULL;
 }
 
-struct pe_error *pe_sel_guard_types(struct pe_sel_unit *unit)
+struct pe_error *pe_sel_guard_types(struct pe_sel *sel, struct pe_sel_unit *unit)
 {
 	struct pe_sel_dwarf base_dwarf = { 0 }, patched_dwarf = { 0 };
 	struct types base = { 0 }, patched = { 0 };
@@ -393,7 +445,7 @@ struct pe_error *pe_sel_guard_types(struct pe_sel_unit *unit)
 	if (!err)
 		err = types_of(&patched_dwarf, &patched);
 	if (!err)
-		err = compare_all(unit, &base, &patched);
+		err = compare_all(sel, unit, &base, &patched);
 	types_deinit(&base);
 	types_deinit(&patched);
 	pe_sel_dwarf_close(&base_dwarf);

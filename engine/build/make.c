@@ -360,11 +360,15 @@ static struct pe_error *files_sort(struct make *m)
 
 /* ---- the manifest ---- */
 
-static struct pe_error *compiler_fact(const struct pe_unit *unit, const struct pe_strv *env,
+static struct pe_error *compiler_fact(const struct pe_unit *unit, const struct pe_build *build,
 				      char **ret)
 {
 	pe_auto_strv struct pe_strv argv = { 0 };
-	pe_auto_run struct pe_run run = { .argv = &argv, .env = env };
+	pe_auto_run struct pe_run run = {
+		.argv = &argv,
+		.env = &build->env,
+		.tree = pe_build_tree(build),
+	};
 	size_t last = pe_command_compiler_words(unit->entry) - 1;
 
 	if (!pe_strv_add(&argv, unit->entry->argv.items[last]) || !pe_strv_add(&argv, "--version"))
@@ -407,7 +411,7 @@ static struct pe_error *facts_fill(const struct make *m, struct pe_patch *patch)
 
 	struct pe_error *err = notes_fill(m, patch);
 
-	return err ? err : compiler_fact(unit, &m->build->env, &patch->compiler);
+	return err ? err : compiler_fact(unit, m->build, &patch->compiler);
 }
 
 /* ---- objects to patch ---- */

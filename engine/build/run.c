@@ -104,10 +104,20 @@ static void child_main(const struct pe_run *run, int out, int err, const sigset_
 	signal(SIGINT, SIG_DFL);
 	signal(SIGTERM, SIG_DFL);
 	signal(SIGHUP, SIG_DFL);
+	signal(SIGPIPE, SIG_DFL);
+	signal(SIGXFSZ, SIG_DFL);
 	sigprocmask(SIG_SETMASK, mask, NULL);
 	dup2(nothing, STDIN_FILENO);
 	dup2(out, STDOUT_FILENO);
 	dup2(err, STDERR_FILENO);
+
+	const char *failed = run->tree ? pe_tree_enter(run->tree) : NULL;
+
+	if (failed) {
+		dprintf(STDERR_FILENO, "%s %s: %s\n", failed,
+			run->tree->path ? run->tree->path : "", strerror(errno));
+		_exit(127);
+	}
 	if (run->cwd && chdir(run->cwd)) {
 		dprintf(STDERR_FILENO, "cannot enter %s: %s\n", run->cwd, strerror(errno));
 		_exit(127);

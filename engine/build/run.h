@@ -13,6 +13,7 @@
 #include <stddef.h>
 
 #include "build/text.h"
+#include "build/tree.h"
 #include "engine/error.h"
 
 struct pe_run {
@@ -20,6 +21,7 @@ struct pe_run {
 	const char *cwd;	    /* NULL: ours */
 	const struct pe_strv *env;  /* the whole environment; NULL: ours */
 	const char *log;	    /* append stdout and stderr to this file instead of capturing */
+	const struct pe_tree *tree; /* run in there; NULL: in our own file system */
 	/* results */
 	int status; /* as waitpid gives it */
 	char *out;  /* owned; stdout as text; NULL with @log */

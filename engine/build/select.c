@@ -11,7 +11,8 @@
  *	       reference: what the image has is used there, what is new comes along
  *	       (select_closure.c, select_outside.c).
  *  guard      Refuse what no patch can do to a running process: other layouts of types in use,
- *	       constructors, shared or too short entries (guard.c, guard_types.c).
+ *	       constructors, signatures that others rely on, shared or too short entries
+ *	       (guard*.c).
  *  emit       Copy sections, relax thread-local access, write relocations, symbols, unwind tables
  *	       and the replaced functions in a fixed order (emit.c, emit_unwind.c).
  *
@@ -47,6 +48,7 @@ static void unit_deinit(struct pe_sel_unit *unit)
 	free(unit->symbols);
 	free(unit->counterpart);
 	free(unit->sections);
+	pe_sel_debug_free(unit->debug);
 	pe_sel_object_deinit(&unit->base);
 	pe_sel_object_deinit(&unit->patched);
 }
@@ -200,9 +202,13 @@ static struct pe_error *run(struct pe_sel *sel, struct pe_patch *patch,
 	if (!err)
 		err = pe_sel_functions(sel);
 	if (!err)
+		err = pe_sel_guard_signatures(sel);
+	if (!err)
 		err = pe_sel_guard_entries(sel);
 	if (!err)
 		err = pe_sel_closure(sel);
+	if (!err)
+		err = pe_sel_guard_exit(sel);
 	if (!err)
 		err = decide_independent(sel, patch);
 	if (!err)

@@ -24,6 +24,20 @@ struct places {
 	size_t count, room;
 };
 
+struct function {
+	const char *name;
+	Dwarf_Die die;
+};
+
+/* What the debug information of a base object says, looked up again and again. */
+struct pe_sel_debug {
+	struct pe_sel_dwarf dwarf;
+	const char **touched; /* names of functions on touched lines, sorted */
+	size_t touched_count;
+	struct function *functions; /* sorted by name */
+	size_t function_count;
+};
+
 /* Does the path @full, as the compiler wrote it, end with the path @tail of the source tree? */
 static bool path_ends_with(const char *full, const char *tail)
 {
@@ -72,36 +86,134 @@ static struct pe_error *collect(struct places *places, Dwarf_Die *parent)
 	return err;
 }
 
-/* Is the last function that begins at or before one of the touched lines called @name? */
-static bool touched(const struct pe_sel *sel, const struct places *places, const char *name)
+/* Where the function at line @line of @file begins; 0 when there is none. */
+static int begin_of(const struct places *places, const char *file, unsigned long line)
 {
-	for (size_t i = 0; i < sel->options->line_count; i++) {
-		const struct pe_source_lines *lines = &sel->options->lines[i];
-		int first = 0;
+	int begin = 0;
 
-		/* Where the function at the first touched line begins. */
-		for (size_t k = 0; k < places->count; k++) {
-			const struct place *p = &places->items[k];
+	for (size_t k = 0; k < places->count; k++) {
+		const struct place *p = &places->items[k];
 
-			if (p->line <= (long)lines->first && p->line > first &&
-			    path_ends_with(p->file, lines->file))
-				first = p->line;
-		}
-		for (size_t k = 0; k < places->count; k++) {
-			const struct place *p = &places->items[k];
-
-			if (!strcmp(p->name, name) && p->line >= first &&
-			    p->line <= (long)lines->last && path_ends_with(p->file, lines->file))
-				return true;
-		}
+		if (p->line <= (long)line && p->line > begin && path_ends_with(p->file, file))
+			begin = p->line;
 	}
-	return false;
+	return begin;
+}
+
+static int by_name(const void *a, const void *b)
+{
+	return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static int by_function(const void *a, const void *b)
+{
+	return strcmp(((const struct function *)a)->name, ((const struct function *)b)->name);
+}
+
+/* Names of the functions that lie on a touched line. */
+static struct pe_error *collect_touched(const struct pe_sel *sel, const struct places *places,
+					struct pe_sel_debug *debug)
+{
+	const struct pe_source_lines *lines = sel->options->lines;
+	size_t count = sel->options->line_count;
+	pe_auto_free int *first = calloc(count + 1, sizeof(*first));
+
+	debug->touched = calloc(places->count + 1, sizeof(*debug->touched));
+	if (!debug->touched || !first)
+		return pe_error_nomem();
+	for (size_t i = 0; i < count; i++)
+		first[i] = begin_of(places, lines[i].file, lines[i].first);
+	for (size_t k = 0; k < places->count; k++) {
+		const struct place *p = &places->items[k];
+		bool on = false;
+
+		for (size_t i = 0; i < count && !on; i++)
+			on = p->line >= first[i] && p->line <= (long)lines[i].last &&
+			     path_ends_with(p->file, lines[i].file);
+		if (on)
+			debug->touched[debug->touched_count++] = p->name;
+	}
+	if (debug->touched_count)
+		qsort(debug->touched, debug->touched_count, sizeof(*debug->touched), by_name);
+	return NULL;
+}
+
+/* Functions of the unit that have code of their own, and what is inlined into them, by name. */
+static struct pe_error *collect_functions(struct pe_sel_debug *debug)
+{
+	size_t room = 0;
+	Dwarf_CU *cu = NULL;
+	Dwarf_Die unit, die;
+
+	while (pe_sel_dwarf_unit(&debug->dwarf, &cu, &unit)) {
+		if (dwarf_child(&unit, &die))
+			continue;
+		do {
+			const char *name = NULL;
+
+			if (dwarf_tag(&die) == DW_TAG_subprogram && dwarf_haschildren(&die))
+				name = pe_sel_dwarf_linkage_name(&die);
+			if (!name)
+				continue;
+			if (debug->function_count == room) {
+				room = room ? 2 * room : 256;
+				void *grown = reallocarray(debug->functions, room,
+							   sizeof(*debug->functions));
+				if (!grown)
+					return pe_error_nomem();
+				debug->functions = grown;
+			}
+			debug->functions[debug->function_count++] = (struct function){ name, die };
+		} while (!dwarf_siblingof(&die, &die));
+	}
+	if (debug->function_count)
+		qsort(debug->functions, debug->function_count, sizeof(*debug->functions),
+		      by_function);
+	return NULL;
+}
+
+void pe_sel_debug_free(struct pe_sel_debug *debug)
+{
+	if (!debug)
+		return;
+	free(debug->touched);
+	free(debug->functions);
+	pe_sel_dwarf_close(&debug->dwarf);
+	free(debug);
+}
+
+/* Read once a unit: a header may change a hundred functions of it. */
+static struct pe_error *debug_of(const struct pe_sel *sel, struct pe_sel_unit *unit)
+{
+	struct places places = { 0 };
+	Dwarf_CU *cu = NULL;
+	Dwarf_Die die;
+
+	if (unit->debug)
+		return NULL;
+	unit->debug = calloc(1, sizeof(*unit->debug));
+	if (!unit->debug)
+		return pe_error_nomem();
+	struct pe_error *err = pe_sel_dwarf_open(unit->in->base, &unit->debug->dwarf);
+	while (!err && pe_sel_dwarf_unit(&unit->debug->dwarf, &cu, &die))
+		err = collect(&places, &die);
+	if (!err)
+		err = collect_touched(sel, &places, unit->debug);
+	if (!err)
+		err = collect_functions(unit->debug);
+	free(places.items);
+	return err;
+}
+
+static bool touched(const struct pe_sel_debug *debug, const char *name)
+{
+	return debug->touched_count && bsearch(&name, debug->touched, debug->touched_count,
+					       sizeof(*debug->touched), by_name);
 }
 
 struct search {
 	const struct pe_sel *sel;
 	const struct pe_sel_unit *unit;
-	const struct places *places;
 	const char *self;
 	const char *found;
 };
@@ -110,7 +222,7 @@ struct search {
 static bool is_changed(const struct search *s, const char *name)
 {
 	if (s->sel->options->line_count)
-		return touched(s->sel, s->places, name);
+		return touched(s->unit->debug, name);
 	const struct pe_object_symbol *p = pe_sel_find(&s->unit->patched, name);
 	return p && p->section && s->unit->symbols[p->index].state == PE_SEL_CHANGED;
 }
@@ -136,53 +248,43 @@ static bool find_inlined(struct search *s, Dwarf_Die *parent)
 	return false;
 }
 
-static void find_in_unit(struct search *s, Dwarf_Die *unit_die)
+/* Several DIEs may have the name: a declaration, and versions that the compiler made of it. */
+static void find_by_name(struct search *s)
 {
-	Dwarf_Die die;
+	const struct pe_sel_debug *debug = s->unit->debug;
+	const struct function key = { .name = s->self };
+	const struct function *end = debug->functions + debug->function_count;
+	struct function *at = debug->function_count
+				      ? bsearch(&key, debug->functions, debug->function_count,
+						sizeof(key), by_function)
+				      : NULL;
 
-	if (dwarf_child(unit_die, &die))
-		return;
-	do {
-		const char *name = NULL;
-
-		if (dwarf_tag(&die) == DW_TAG_subprogram && dwarf_haschildren(&die))
-			name = pe_sel_dwarf_linkage_name(&die);
-		if (name && !strcmp(name, s->self) && find_inlined(s, &die))
+	while (at && at > debug->functions && !by_function(&at[-1], &key))
+		at--;
+	for (; at && at < end && !by_function(at, &key); at++) {
+		if (find_inlined(s, &at->die))
 			return;
-	} while (!dwarf_siblingof(&die, &die));
+	}
 }
 
-struct pe_error *pe_sel_why(const struct pe_sel *sel, const struct pe_sel_unit *unit,
+struct pe_error *pe_sel_why(const struct pe_sel *sel, struct pe_sel_unit *unit,
 			    const struct pe_object_symbol *p, enum pe_sel_why *why, char **name)
 {
 	pe_auto_free char *self = strndup(p->name, strcspn(p->name, "."));
-	struct places places = { 0 };
-	struct pe_sel_dwarf dwarf;
-	Dwarf_CU *cu = NULL;
-	Dwarf_Die die;
+	struct search s = { sel, unit, self, NULL };
 
 	*name = NULL;
 	*why = PE_SEL_WHY_SELF;
-	struct pe_error *err = pe_sel_dwarf_open(unit->in->base, &dwarf);
-	if (err || !self)
-		return err ? err : pe_error_nomem();
-	while (!err && pe_sel_dwarf_unit(&dwarf, &cu, &die))
-		err = collect(&places, &die);
-	if (!err && !(sel->options->line_count && touched(sel, &places, self))) {
-		struct search s = { sel, unit, &places, self, NULL };
-
-		cu = NULL;
-		while (!s.found && pe_sel_dwarf_unit(&dwarf, &cu, &die))
-			find_in_unit(&s, &die);
-		if (s.found) {
-			*why = PE_SEL_WHY_INLINES;
-			*name = strdup(s.found);
-			err = *name ? NULL : pe_error_nomem();
-		} else if (sel->options->line_count) {
-			*why = PE_SEL_WHY_OTHER;
-		}
+	struct pe_error *err = self ? debug_of(sel, unit) : pe_error_nomem();
+	if (err || (sel->options->line_count && touched(unit->debug, self)))
+		return err;
+	find_by_name(&s);
+	if (s.found) {
+		*why = PE_SEL_WHY_INLINES;
+		*name = strdup(s.found);
+		return *name ? NULL : pe_error_nomem();
 	}
-	free(places.items);
-	pe_sel_dwarf_close(&dwarf);
-	return err;
+	if (sel->options->line_count)
+		*why = PE_SEL_WHY_OTHER;
+	return NULL;
 }

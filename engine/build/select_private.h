@@ -83,6 +83,7 @@ struct pe_sel_unit {
 	struct pe_object_symbol **counterpart; /* by symbol of the base object */
 	struct pe_sel_section *sections;       /* by section of the patched object */
 	unsigned int depth;		       /* of a comparison of contents */
+	struct pe_sel_debug *debug;	       /* select_inlines.c's */
 };
 
 /* A section whose relocations still have to be followed. */
@@ -194,9 +195,10 @@ enum pe_sel_why {
  * Tells by debug information and the lines that the diff touches. *name: the inlined function's
  * symbol name, NULL unless INLINES; owned by the caller.
  */
-struct pe_error *pe_sel_why(const struct pe_sel *sel, const struct pe_sel_unit *unit,
+struct pe_error *pe_sel_why(const struct pe_sel *sel, struct pe_sel_unit *unit,
 			    const struct pe_object_symbol *p, enum pe_sel_why *why,
 			    char **name) pe_must_check;
+void pe_sel_debug_free(struct pe_sel_debug *debug);
 
 /* ---- select_closure.c ---- */
 
@@ -238,11 +240,33 @@ bool pe_sel_tls_access(const struct pe_object_reloc *reloc);
 struct pe_error *pe_sel_tls_relax(const struct pe_object_section *section, uint8_t *code,
 				  size_t *index, struct pe_object_reloc *out) pe_must_check;
 
-/* ---- guard.c, guard_types.c ---- */
+/* ---- image_refs.c ---- */
+
+/* Does @vaddr lie in a function that is replaced? */
+bool pe_sel_is_replaced(const struct pe_sel *sel, uint64_t vaddr);
+/*
+ * Something in the image, outside of replaced functions, that leads to [start, end): in words,
+ * owned by the caller; NULL when there is nothing.
+ */
+struct pe_error *pe_sel_reference(const struct pe_sel *sel, uint64_t start, uint64_t end,
+				  char **who) pe_must_check;
+/* Bytes of padding from @vaddr, the end of a function, that nothing knows. */
+struct pe_error *pe_sel_padding(const struct pe_sel *sel, uint64_t vaddr,
+				size_t *ret) pe_must_check;
+
+/* ---- guard.c, guard_types.c, guard_users.c, guard_signatures.c ---- */
 
 struct pe_error *pe_sel_guard_units(struct pe_sel *sel) pe_must_check;
-struct pe_error *pe_sel_guard_types(struct pe_sel_unit *unit) pe_must_check;
+struct pe_error *pe_sel_guard_types(struct pe_sel *sel, struct pe_sel_unit *unit) pe_must_check;
+/*
+ * Who besides local variables of replaced functions uses @type (a name with its scopes), as text
+ * owned by the caller; NULL when nobody does.
+ */
+struct pe_error *pe_sel_type_users(struct pe_sel *sel, const char *type, char **ret) pe_must_check;
+struct pe_error *pe_sel_guard_signatures(struct pe_sel *sel) pe_must_check;
 struct pe_error *pe_sel_guard_entries(struct pe_sel *sel) pe_must_check;
+/* Refuses new objects whose destructors would run at the end of the process. */
+struct pe_error *pe_sel_guard_exit(struct pe_sel *sel) pe_must_check;
 /* How the entry of the function that @p replaces can be overwritten. */
 struct pe_error *pe_sel_entry(const struct pe_sel *sel, const struct pe_sel_unit *unit,
 			      const struct pe_object_symbol *p, struct pe_entry *ret) pe_must_check;

@@ -28,6 +28,7 @@ static const struct {
 	{ "symbols", offsetof(struct pe_build_target, symbols), true },
 	{ "root", offsetof(struct pe_build_target, root), true },
 	{ "source_date_epoch", offsetof(struct pe_build_target, epoch), true },
+	{ "tree", offsetof(struct pe_build_target, tree), true },
 };
 
 #define MEMBER_COUNT (sizeof(members) / sizeof(*members))

@@ -7,6 +7,7 @@
  *	  log		of its preparation
  *	  src/		its source, when we fetched it
  *	  root/		its shipped packages, unpacked, when we fetched them
+ *	  tree/		the Debian release that it is compiled in, when that is not this machine's
  *	  objects/	compiled from the unpatched source, by hash of their command
  *
  * A lock on NAME/lock is held by whoever writes there.
@@ -34,6 +35,7 @@ struct pe_build_target {
 	char *symbols;	/* an nm list or a debug file; NULL when there is none */
 	char *root;	/* of the unpacked packages; NULL when there is none */
 	char *epoch;	/* SOURCE_DATE_EPOCH of its build */
+	char *tree;	/* of the Debian release that it is compiled in; NULL: on this machine */
 	bool immutable; /* nobody edits its source: objects can be kept */
 };
 

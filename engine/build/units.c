@@ -27,6 +27,46 @@ struct pe_error *pe_build_environment(const char *path, struct pe_strv *env)
 	return NULL;
 }
 
+const struct pe_tree *pe_build_tree(const struct pe_build *build)
+{
+	return build->tree.path ? &build->tree : NULL;
+}
+
+struct pe_error *pe_build_share(struct pe_build *build, const char *dir)
+{
+	return pe_strv_add(&build->tree.shared, dir) ? NULL : pe_error_nomem();
+}
+
+/* Where compilers run: in the target's tree, which sees its source, its objects and ccache's. */
+static struct pe_error *tree_fill(struct pe_build *build)
+{
+	const struct pe_build_target *target = build->target;
+	const char *ccache = getenv("CCACHE_DIR");
+
+	if (!target->tree)
+		return NULL;
+	if (geteuid() != 0)
+		return pe_error_new(PE_ERR_PERMISSION,
+				    "the target %s is compiled inside %s: only root can enter it",
+				    target->name, target->tree);
+	if (!pe_file_exists(target->tree))
+		return pe_error_new(PE_ERR_NO_TARGET,
+				    "the tree %s, in which the target %s is compiled, is gone: "
+				    "remove the target and add it again",
+				    target->tree, target->name);
+	build->tree.path = target->tree;
+
+	/* Its compile commands name real paths. */
+	pe_auto_free char *dir = realpath(target->dir, NULL);
+	struct pe_error *err = dir ? pe_build_share(build, dir) : pe_error_nomem();
+
+	if (!err)
+		err = pe_build_share(build, build->temp);
+	if (!err && ccache && *ccache == '/' && pe_file_exists(ccache))
+		err = pe_build_share(build, ccache);
+	return err;
+}
+
 static struct pe_error *build_fill(struct pe_build *build)
 {
 	const struct pe_build_target *target = build->target;
@@ -39,7 +79,11 @@ static struct pe_error *build_fill(struct pe_build *build)
 	if (!err)
 		err = pe_build_target_image(target, &build->image);
 	if (!err)
-		err = pe_build_environment(NULL, &build->env);
+		err = tree_fill(build);
+	if (!err)
+		/* Our own PATH means nothing in a tree. */
+		err = pe_build_environment(
+			build->tree.path ? "/usr/sbin:/usr/bin:/sbin:/bin" : NULL, &build->env);
 	/* Both compilations must agree on __DATE__, whatever the clock says. */
 	if (!err &&
 	    !pe_strv_addf(&build->env, "SOURCE_DATE_EPOCH=%s", target->epoch ? target->epoch : "0"))
@@ -78,6 +122,7 @@ void pe_build_close(struct pe_build *build)
 	pe_database_deinit(&build->database);
 	pe_strv_deinit(&build->linked);
 	pe_strv_deinit(&build->env);
+	pe_strv_deinit(&build->tree.shared);
 	pe_image_close(build->image);
 	build->image = NULL;
 }

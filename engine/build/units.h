@@ -9,6 +9,7 @@
 #include "build/database.h"
 #include "build/match.h"
 #include "build/store.h"
+#include "build/tree.h"
 
 /* What a run of the builder works with. */
 struct pe_build {
@@ -16,9 +17,10 @@ struct pe_build {
 	struct pe_database database;
 	struct pe_strv linked; /* objects in the program; empty when the build does not tell */
 	struct pe_image *image;
-	struct pe_strv env; /* of compilers */
-	const char *temp;   /* directory for objects that are not kept */
-	bool no_cache;	    /* compile even what is kept */
+	struct pe_strv env;  /* of compilers */
+	struct pe_tree tree; /* that they run in; its path is NULL when that is this machine */
+	const char *temp;    /* directory for objects that are not kept */
+	bool no_cache;	     /* compile even what is kept */
 	/* What is done now; may be NULL. */
 	void (*progress)(void *ctx, const char *text);
 	void *progress_ctx;
@@ -41,6 +43,10 @@ struct pe_units {
 struct pe_error *pe_build_open(const struct pe_build_target *target, const char *temp,
 			       struct pe_build *ret) pe_must_check;
 void pe_build_close(struct pe_build *build);
+/* For runs of compilers: where they run. NULL: on this machine. */
+const struct pe_tree *pe_build_tree(const struct pe_build *build);
+/* Compilers will read and write below @dir too. */
+struct pe_error *pe_build_share(struct pe_build *build, const char *dir) pe_must_check;
 
 /*
  * The environment for compilers and Debian's tools: nothing of the user's that changes what they

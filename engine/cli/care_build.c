@@ -149,6 +149,7 @@ static const char doc[] =
 	"  show                          print what is in a patch file\n"
 	"  verify                        make a patch file again and compare byte by byte\n"
 	"  report                        a page for reviewers: source and machine code\n"
+	"  survey                        try every change between two source trees\n"
 	"\n"
 	"`care-build COMMAND --help' tells more. Example, for Debian's MariaDB:\n"
 	"  care-build target add mariadb --debian 1:10.11.18-0+deb12u1 --name db\n"
@@ -163,17 +164,15 @@ static const char doc[] =
 int main(int argc, char **argv)
 {
 	static const struct care_build_verb verbs[] = {
-		{ "target", care_build_target },
-		{ "match", care_build_match },
-		{ "patch", care_build_patch },
-		{ "show", care_build_show },
-		{ "verify", care_build_verify },
-		{ "report", care_build_report },
-		{ 0 },
+		{ "target", care_build_target }, { "match", care_build_match },
+		{ "patch", care_build_patch },	 { "show", care_build_show },
+		{ "verify", care_build_verify }, { "report", care_build_report },
+		{ "survey", care_build_survey }, { 0 },
 	};
 	static char name[] = "care-build";
 	bool json = false;
 
+	pe_cli_init(name);
 	argp_err_exit_status = 1;
 	setenv("ARGP_HELP_FMT", "rmargin=99", 0);
 	if (argc > 0)

@@ -29,6 +29,7 @@ care_build_command care_build_patch;
 care_build_command care_build_show;
 care_build_command care_build_verify;
 care_build_command care_build_report;
+care_build_command care_build_survey;
 
 /* One row of a table of sub-commands; the last has no name. */
 struct care_build_verb {

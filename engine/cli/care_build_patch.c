@@ -346,7 +346,9 @@ static struct pe_error *patch_target(const struct patch_options *o,
 	build.progress = on_progress;
 	build.progress_ctx = &progress;
 	build.no_cache = o->no_cache;
-	err = patch_make(o, &build, work);
+	err = pe_build_share(&build, work);
+	if (!err)
+		err = patch_make(o, &build, work);
 	pe_build_close(&build);
 	return err;
 }

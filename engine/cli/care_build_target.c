@@ -19,18 +19,31 @@ static void cleanup_target(struct pe_build_target **target)
 
 /* ---- add ---- */
 
-enum { KEY_DEBIAN = 256, KEY_NAME, KEY_DATABASE, KEY_BINARY, KEY_SYMBOLS, KEY_ROOT, KEY_VERSION };
+enum {
+	KEY_DEBIAN = 256,
+	KEY_SUITE,
+	KEY_NAME,
+	KEY_DATABASE,
+	KEY_BINARY,
+	KEY_SYMBOLS,
+	KEY_ROOT,
+	KEY_VERSION
+};
 
 struct add_options {
 	struct care_build_common common;
 	const char *what;
-	const char *name, *debian, *database, *binary, *symbols, *root, *version;
+	const char *name, *debian, *suite, *database, *binary, *symbols, *root, *version;
 };
 
 static const struct argp_option add_option_table[] = {
 	{ "name", KEY_NAME, "NAME", 0, "Name of the target (default: from package and version)",
 	  1 },
 	{ "debian", KEY_DEBIAN, "VERSION", 0, "Version of Debian's source package", 2 },
+	{ "suite", KEY_SUITE, "RELEASE", 0,
+	  "Debian release that the package is of, when that is not this machine's (bullseye, "
+	  "trixie, ...): it is compiled in a tree of that release, by its own compiler",
+	  2 },
 	{ "compile-commands", KEY_DATABASE, "FILE", 0,
 	  "program: the compile database of its build tree (compile_commands.json)", 3 },
 	{ "binary", KEY_BINARY, "FILE", 0, "program: the program as it runs", 3 },
@@ -52,10 +65,10 @@ static error_t add_parse(int key, char *arg, struct argp_state *state)
 		int key;
 		const char **value;
 	} texts[] = {
-		{ KEY_DEBIAN, &o->debian },	{ KEY_NAME, &o->name },
-		{ KEY_DATABASE, &o->database }, { KEY_BINARY, &o->binary },
-		{ KEY_SYMBOLS, &o->symbols },	{ KEY_ROOT, &o->root },
-		{ KEY_VERSION, &o->version },
+		{ KEY_DEBIAN, &o->debian }, { KEY_SUITE, &o->suite },
+		{ KEY_NAME, &o->name },	    { KEY_DATABASE, &o->database },
+		{ KEY_BINARY, &o->binary }, { KEY_SYMBOLS, &o->symbols },
+		{ KEY_ROOT, &o->root },	    { KEY_VERSION, &o->version },
 	};
 
 	for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++) {
@@ -89,6 +102,7 @@ static const char add_doc[] =
 	"with a build tree that has a compile database.\n"
 	"\n"
 	"  care-build target add mariadb --debian 1:10.11.18-0+deb12u1\n"
+	"  care-build target add mariadb --debian 1:11.8.6-0+deb13u1 --suite trixie\n"
 	"  care-build target add program --name hello --compile-commands "
 	"build/compile_commands.json "
 	"--binary build/hello";
@@ -125,6 +139,9 @@ static struct pe_error *add_debian(const struct pe_debian_recipe *recipe,
 {
 	if (!o->debian)
 		return pe_error_new(PE_ERR_USAGE, "--debian VERSION is missing");
+	if (o->suite && !pe_name_valid(o->suite))
+		return pe_error_new(PE_ERR_USAGE, "\"%s\" is no name of a Debian release",
+				    o->suite);
 
 	const char *plain = strchr(o->debian, ':') ? strchr(o->debian, ':') + 1 : o->debian;
 	pe_auto_free char *name =
@@ -139,6 +156,7 @@ static struct pe_error *add_debian(const struct pe_debian_recipe *recipe,
 	struct pe_debian_options options = {
 		.name = name,
 		.version = o->debian,
+		.suite = o->suite,
 		.progress = on_progress,
 		.ctx = &progress,
 	};

@@ -88,12 +88,12 @@ static struct pe_error *print_prediction(struct session *session, struct pe_targ
 					 const struct pe_plan *plan)
 {
 	struct pe_stack_hits blockers = { 0 };
-	uint64_t pause_us = 0;
-	struct pe_error *err = pe_plan_predict(target, plan, &blockers, &pause_us);
+	struct pe_pause_guess guess;
+	struct pe_error *err = pe_plan_predict(target, plan, &blockers, &guess);
 
 	if (!err) {
 		pe_progress_done(&session->progress);
-		care_patch_print_plan(&session->options, plan, &blockers, pause_us);
+		care_patch_print_plan(&session->options, plan, &blockers, &guess);
 	}
 	pe_stack_hits_deinit(&blockers);
 	return err;
@@ -114,6 +114,23 @@ static struct pe_error *plan_file(struct session *session, struct pe_patch **pat
 	return err;
 }
 
+/* On stderr, so that what is printed as JSON stays one object. */
+static void note_leftovers(const struct session *session, const struct pe_target *target)
+{
+	struct pe_leftovers left = { 0 };
+	pe_auto_error struct pe_error *err = pe_leftovers_read(target, &left);
+
+	if (!err && left.count && left.patcher)
+		fprintf(stderr, "care-patch: note: process %d is at work on process %d now\n",
+			(int)left.patcher, (int)session->options.pid);
+	else if (!err && left.count)
+		fprintf(stderr,
+			"care-patch: note: a run was interrupted (`care-patch recover --pid %d` "
+			"finishes or undoes it):\n%s\n",
+			(int)session->options.pid, left.text);
+	pe_leftovers_deinit(&left);
+}
+
 static struct pe_error *run_check(struct session *session)
 {
 	auto_patch *patch = NULL;
@@ -121,6 +138,8 @@ static struct pe_error *run_check(struct session *session)
 	auto_plan *plan = NULL;
 	struct pe_error *err = plan_file(session, &patch, &target, &plan);
 
+	if (target)
+		note_leftovers(session, target);
 	return err ? err : print_prediction(session, target, plan);
 }
 
@@ -143,6 +162,15 @@ static struct pe_error *run_apply(struct session *session)
 	if (session->options.dry_run)
 		return print_prediction(session, target, plan);
 	err = pe_apply(target, plan, &options, &session->result);
+	/* Somebody who died had begun it, and it was finished first. */
+	if (err && err->code == PE_ERR_NOTHING) {
+		pe_error_free(err);
+		pe_progress_done(&session->progress);
+		if (session->result.note)
+			fprintf(stderr, "care-patch: note: %s\n", session->result.note);
+		care_patch_print_already(&session->options, patch->name);
+		return NULL;
+	}
 	if (err)
 		return pe_error_wrap(err, "patch %s is not applied", patch->name);
 	pe_progress_done(&session->progress);
@@ -234,6 +262,7 @@ static struct pe_error *run_info(struct session *session)
 		return err;
 	care_patch_print_applied(&session->options, &list);
 	pe_applied_list_deinit(&list);
+	note_leftovers(session, target);
 	return NULL;
 }
 
@@ -448,6 +477,7 @@ int main(int argc, char **argv)
 	struct session session = { 0 };
 	int status = 0;
 
+	pe_cli_init(name);
 	argp_err_exit_status = 1;
 	setenv("ARGP_HELP_FMT", "rmargin=99", 0);
 	if (argc > 0)

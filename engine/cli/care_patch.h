@@ -24,7 +24,8 @@ struct care_patch_options {
 
 /* Tables, or with --json one object; care_patch_print.c. */
 void care_patch_print_plan(const struct care_patch_options *options, const struct pe_plan *plan,
-			   const struct pe_stack_hits *blockers, uint64_t pause_us);
+			   const struct pe_stack_hits *blockers,
+			   const struct pe_pause_guess *guess);
 /* What apply says of a patch that is applied already: it has succeeded. */
 void care_patch_print_already(const struct care_patch_options *options, const char *name);
 void care_patch_print_result(const struct care_patch_options *options, const char *action,

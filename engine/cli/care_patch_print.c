@@ -32,7 +32,7 @@ static json_t *json_predicted(const struct pe_plan *plan, const struct pe_stack_
 }
 
 static void plan_json(const struct care_patch_options *options, const struct pe_plan *plan,
-		      const struct pe_stack_hits *blockers, uint64_t pause_us)
+		      const struct pe_stack_hits *blockers, const struct pe_pause_guess *guess)
 {
 	const struct pe_patch *patch = pe_plan_patch(plan);
 	json_t *functions = json_array();
@@ -49,13 +49,13 @@ static void plan_json(const struct care_patch_options *options, const struct pe_
 	pe_cli_json(json_pack(
 		"{s:s, s:i, s:i, s:b, s:I, s:I, s:b, s:o, s:o, s:o}", "name", patch->name, "level",
 		(int)patch->level, "pid", (int)options->pid, "independent", (int)patch->independent,
-		"memory", (json_int_t)pe_plan_memory(plan), "predicted_us", (json_int_t)pause_us,
+		"memory", (json_int_t)pe_plan_memory(plan), "predicted_us", (json_int_t)guess->us,
 		"needs_stacks", (int)pe_plan_needs_stacks(plan), "functions", functions, "replaces",
 		pe_cli_json_replaced(plan), "blockers", json_predicted(plan, blockers)));
 }
 
 void care_patch_print_plan(const struct care_patch_options *options, const struct pe_plan *plan,
-			   const struct pe_stack_hits *blockers, uint64_t pause_us)
+			   const struct pe_stack_hits *blockers, const struct pe_pause_guess *guess)
 {
 	static const char *const titles[] = { "FUNCTION", "ENTRY", ">OLD", ">NEW", "NOW", NULL };
 	const struct pe_patch *patch = pe_plan_patch(plan);
@@ -64,7 +64,7 @@ void care_patch_print_plan(const struct care_patch_options *options, const struc
 	const struct pe_plan_function *f = pe_plan_functions(plan, &count);
 
 	if (options->json) {
-		plan_json(options, plan, blockers, pause_us);
+		plan_json(options, plan, blockers, guess);
 		return;
 	}
 	if (options->quiet)
@@ -87,7 +87,7 @@ void care_patch_print_plan(const struct care_patch_options *options, const struc
 	printf("%s can be applied to process %d: %zu function%s, %s of memory, a pause of about "
 	       "%s\n",
 	       patch->name, options->pid, count, count == 1 ? "" : "s",
-	       pe_format_bytes(pe_plan_memory(plan), memory), pe_format_us(pause_us, pause));
+	       pe_format_bytes(pe_plan_memory(plan), memory), pe_format_us(guess->us, pause));
 	for (size_t i = 0; i < blockers->count; i++)
 		printf("thread %d may be in %s now\n", blockers->items[i].tid,
 		       pe_plan_tag_name(plan, blockers->items[i].tag));
@@ -104,24 +104,34 @@ void care_patch_print_already(const struct care_patch_options *options, const ch
 		printf("already applied: %s in process %d\n", name, options->pid);
 }
 
+static json_t *parts_json(const struct pe_pause_parts *parts)
+{
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "interrupt_us",
+			 (json_int_t)parts->interrupt_us, "wait_us", (json_int_t)parts->wait_us,
+			 "look_us", (json_int_t)parts->look_us, "list_us",
+			 (json_int_t)parts->list_us, "check_us", (json_int_t)parts->check_us,
+			 "commit_us", (json_int_t)parts->commit_us, "detach_us",
+			 (json_int_t)parts->detach_us);
+}
+
 void care_patch_print_result(const struct care_patch_options *options, const char *action,
 			     const char *name, const struct pe_switch_result *result)
 {
 	char pause[32], operation[32];
 
 	if (options->json) {
-		pe_cli_json(json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:i, s:b, s:b, s:s?, "
-				      "s:o}",
-				      "action", action, "name", name, "pid", (int)options->pid,
-				      "pause_us", (json_int_t)result->pause_us, "predicted_us",
-				      (json_int_t)result->predicted_us, "operation_us",
-				      (json_int_t)result->operation_us, "threads",
-				      (json_int_t)result->threads, "attempts",
-				      (int)result->attempts, "fifo_refused",
-				      (int)result->fifo_refused, "memory_kept",
-				      (int)result->memory_kept, "note", result->note, "replaced",
-				      pe_cli_json_strings((const char *const *)result->replaced,
-							  result->replaced_count)));
+		pe_cli_json(json_pack(
+			"{s:s, s:s, s:i, s:I, s:o, s:I, s:I, s:I, s:i, s:b, s:b, "
+			"s:s?, s:o}",
+			"action", action, "name", name, "pid", (int)options->pid, "pause_us",
+			(json_int_t)result->pause_us, "pause_parts", parts_json(&result->parts),
+			"predicted_us", (json_int_t)result->predicted_us, "operation_us",
+			(json_int_t)result->operation_us, "threads", (json_int_t)result->threads,
+			"attempts", (int)result->attempts, "fifo_refused",
+			(int)result->fifo_refused, "memory_kept", (int)result->memory_kept, "note",
+			result->note, "replaced",
+			pe_cli_json_strings((const char *const *)result->replaced,
+					    result->replaced_count)));
 		return;
 	}
 	if (options->quiet)

@@ -3,12 +3,43 @@
 #include "engine/cli.h"
 #include "engine/cleanup.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <langinfo.h>
 #include <libsmartcols.h>
 #include <locale.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+static void check_output(int status, void *program)
+{
+	bool lost = ferror(stdout) != 0;
+
+	errno = 0;
+	if (!fflush(stdout) && !lost)
+		return;
+	fprintf(stderr,
+		"%s: cannot write to standard output%s%s: what was to be shown is lost, what "
+		"was done stays done\n",
+		(const char *)program, errno ? ": " : "", errno ? strerror(errno) : "");
+	if (!status)
+		_exit(1);
+}
+
+void pe_cli_init(const char *program)
+{
+	/* In the wrong direction, so that using them fails as it would have. */
+	static const int modes[] = { O_WRONLY, O_RDONLY, O_RDONLY };
+
+	for (int fd = 0; fd < 3; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", modes[fd]) < 0)
+			_exit(1);
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN);
+	on_exit(check_output, (void *)program);
+}
 
 int pe_cli_fail(const char *program, struct pe_error *err, bool json)
 {

@@ -28,7 +28,7 @@
 
 #include "engine/cleanup.h"
 #include "gadgets.h"
-#include "stop.h"
+#include "stragglers.h"
 
 enum {
 	STOP_US = 100000,     /* a blocked thread stops within microseconds */
@@ -100,13 +100,7 @@ void inject_let_go(struct pe_injector *injector, int signal)
 static void remember_straggler(struct pe_injector *injector)
 {
 	struct pe_target *target = injector->target;
-	pid_t *bigger =
-		reallocarray(target->stragglers, target->straggler_count + 1, sizeof(*bigger));
-
-	if (bigger) {
-		target->stragglers = bigger;
-		bigger[target->straggler_count++] = injector->tid;
-	}
+	straggler_add(target, injector->tid);
 	injector->tid = 0;
 	target->held_tid = 0;
 	fifo_end(&injector->fifo);
@@ -143,7 +137,7 @@ static struct pe_error *read_state(struct pe_injector *injector)
 static bool is_straggler(struct pe_target *target, pid_t tid)
 {
 	if (target->straggler_count)
-		stop_release_stragglers(target, 0);
+		stragglers_release(target, 0);
 	for (size_t i = 0; i < target->straggler_count; i++)
 		if (target->stragglers[i] == tid)
 			return true;

@@ -11,20 +11,21 @@
  * the limit (uninterruptible sleep) cannot be detached either: it becomes a straggler of the
  * target and is detached when it stops.
  */
-#include "stop.h"
-
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 #include "engine/cleanup.h"
 #include "fifo.h"
 #include "gadgets.h"
 #include "sharers.h"
 #include "stack.h"
+#include "stragglers.h"
 #include "tracee.h"
 #include "unwind.h"
 
@@ -33,7 +34,6 @@ enum {
 	LIST_BUFFER = 65536,
 	ROOM = 256, /* threads that may be born meanwhile without an allocation */
 	STRAGGLER_US = 1000000,
-	STRAGGLER_STEP_US = 1000,
 	LEADER_US = 20000,
 	DEFAULT_LIMIT_US = 1000000,
 };
@@ -43,6 +43,17 @@ enum phase { PHASE_SEIZED, PHASE_STOPPED, PHASE_LEFT_OUT, PHASE_IGNORED };
 struct member {
 	pid_t tid;
 	enum phase phase;
+};
+
+enum part {
+	PART_INTERRUPT,
+	PART_WAIT,
+	PART_LOOK,
+	PART_LIST,
+	PART_CHECK,
+	PART_COMMIT,
+	PART_DETACH,
+	PART_COUNT,
 };
 
 struct pe_stop {
@@ -62,8 +73,27 @@ struct pe_stop {
 	struct waiter waiter;
 	struct sharers sharers;
 	uint64_t begin_us, deadline_us;
+	uint64_t parts_ns[PART_COUNT], lap_ns; /* when the last part ended */
+	bool links_count_threads;
 	struct fifo fifo;
 };
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* What has been done since the last lap was @part. */
+static void lap(struct pe_stop *stop, enum part part)
+{
+	uint64_t now = now_ns();
+
+	stop->parts_ns[part] += now - stop->lap_ns;
+	stop->lap_ns = now;
+}
 
 /* ---- the list of threads ---- */
 
@@ -117,17 +147,6 @@ static struct pe_error *reserve(struct pe_stop *stop, size_t capacity)
 	return NULL;
 }
 
-static bool take_straggler(struct pe_target *target, pid_t tid)
-{
-	for (size_t i = 0; i < target->straggler_count; i++) {
-		if (target->stragglers[i] == tid) {
-			target->stragglers[i] = target->stragglers[--target->straggler_count];
-			return true;
-		}
-	}
-	return false;
-}
-
 /* Seizes a task that was listed; *phase tells what came of it. */
 static struct pe_error *seize(struct pe_stop *stop, pid_t tid, enum phase *phase)
 {
@@ -141,7 +160,7 @@ static struct pe_error *seize(struct pe_stop *stop, pid_t tid, enum phase *phase
 		return NULL;
 	}
 	if (ptrace(PTRACE_SEIZE, tid, NULL, (void *)PTRACE_O_TRACESYSGOOD) == 0 ||
-	    take_straggler(stop->target, tid)) {
+	    straggler_take(stop->target, tid)) {
 		*phase = PHASE_SEIZED;
 		return NULL;
 	}
@@ -185,6 +204,32 @@ static struct pe_error *list_task(struct pe_stop *stop, pid_t tid, bool *news)
 		*news = true;
 	stop->ignored += member->phase == PHASE_IGNORED;
 	return err;
+}
+
+/*
+ * The links of /proc/PID/task are 2 and one a thread (proc_task_getattr). Asked of ourselves, in
+ * case a kernel or another implementation of /proc thinks otherwise.
+ */
+static bool links_count_threads(void)
+{
+	struct stat st;
+	struct task_stat self;
+
+	return stat("/proc/self/task", &st) == 0 && proc_task_stat(getpid(), 0, &self) == 0 &&
+	       st.st_nlink == self.num_threads + 2;
+}
+
+/*
+ * True when those that stand are all that there are: one call, where a list takes about a
+ * microsecond a thread. Whatever else exists, a thread born meanwhile or a worker of the kernel,
+ * makes the number greater, and none that stands can be gone.
+ */
+static bool all_stand(const struct pe_stop *stop)
+{
+	struct stat st;
+
+	return stop->links_count_threads && fstat(stop->task_fd, &st) == 0 &&
+	       st.st_nlink == stop->count + 2;
 }
 
 /* Lists all tasks and seizes the new ones. */
@@ -277,6 +322,7 @@ static struct pe_error *collect(struct pe_stop *stop, size_t first)
 		if (stop->members[i].phase == PHASE_SEIZED)
 			ptrace(PTRACE_INTERRUPT, stop->members[i].tid, NULL, NULL);
 	}
+	lap(stop, PART_INTERRUPT);
 	for (size_t i = first; i < stop->member_count; i++) {
 		struct member *member = &stop->members[i];
 		struct pe_stopped_thread *thread = &stop->threads[stop->count];
@@ -287,6 +333,7 @@ static struct pe_error *collect(struct pe_stop *stop, size_t first)
 
 		enum wait_result result = wait_member(stop, member->tid, &status);
 
+		lap(stop, PART_WAIT);
 		if (result == WAIT_TIMEOUT)
 			return too_long(stop, member->tid);
 		if (result == WAIT_GONE ||
@@ -302,6 +349,7 @@ static struct pe_error *collect(struct pe_stop *stop, size_t first)
 			stop->clean[stop->count] =
 				stack_is_clean(&stop->early, thread->tid, &thread->regs);
 		stop->count++;
+		lap(stop, PART_LOOK);
 	}
 	return NULL;
 }
@@ -324,14 +372,17 @@ static struct pe_error *stop_threads(struct pe_stop *stop)
 	if (stop->options.fifo)
 		fifo_begin(&stop->fifo, 2 * stop->options.limit_us + FIFO_SPARE_US);
 	stop->begin_us = pe_now_us();
+	stop->lap_ns = now_ns();
 	stop->deadline_us = stop->begin_us + stop->options.limit_us;
 	waiter_set_deadline(&stop->waiter, stop->deadline_us);
 	do {
 		err = collect(stop, first);
 		/* A number that came back sits among the old ones. */
 		first = 0;
-		if (!err)
+		news = false;
+		if (!err && !all_stand(stop))
 			err = list_tasks(stop, &news);
+		lap(stop, PART_LIST);
 		if (!err)
 			err = pe_stop_within_limit(stop);
 	} while (!err && news);
@@ -371,7 +422,11 @@ static struct pe_error *prepare(struct pe_stop *stop)
 	snprintf(path, sizeof(path), "/proc/%d/task", target->pid);
 	stop->task_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (stop->task_fd < 0 || proc_task_stat(target->pid, 0, &stat))
-		return pe_error_new(PE_ERR_DIED, "process %d is gone", target->pid);
+		return errno == ENOENT || errno == ESRCH
+			       ? pe_error_new(PE_ERR_DIED, "process %d is gone", target->pid)
+			       : pe_error_errno(errno, "cannot list the threads of process %d",
+						target->pid);
+	stop->links_count_threads = links_count_threads();
 	stop->list_buffer = malloc(LIST_BUFFER);
 	stop->stack_buffer = malloc(STACK_BUFFER);
 	if (!stop->list_buffer || !stop->stack_buffer)
@@ -471,6 +526,7 @@ struct pe_error *pe_stop_check(struct pe_stop *stop, const struct pe_maps *maps,
 		     match == stop->options.match;
 	struct pe_error *err = pe_stop_within_limit(stop);
 
+	lap(stop, PART_COMMIT);
 	for (size_t i = 0; i < stop->count && !err; i++) {
 		if (early && stop->clean[i])
 			continue;
@@ -480,71 +536,55 @@ struct pe_error *pe_stop_check(struct pe_stop *stop, const struct pe_maps *maps,
 			err = pe_stop_within_limit(stop);
 	}
 	stack_checker_deinit(&checker);
+	lap(stop, PART_CHECK);
 	return err;
 }
 
 /* ---- going on ---- */
 
+static void tell_parts(struct pe_stop *stop)
+{
+	const uint64_t *ns = stop->parts_ns;
+
+	if (stop->options.parts)
+		*stop->options.parts = (struct pe_pause_parts){
+			.interrupt_us = ns[PART_INTERRUPT] / 1000,
+			.wait_us = ns[PART_WAIT] / 1000,
+			.look_us = ns[PART_LOOK] / 1000,
+			.list_us = ns[PART_LIST] / 1000,
+			.check_us = ns[PART_CHECK] / 1000,
+			.commit_us = ns[PART_COMMIT] / 1000,
+			.detach_us = ns[PART_DETACH] / 1000,
+		};
+}
+
 static void add_stragglers(struct pe_stop *stop)
 {
-	struct pe_target *target = stop->target;
-
 	for (size_t i = 0; i < stop->member_count; i++) {
 		if (stop->members[i].phase != PHASE_SEIZED)
 			continue;
-
-		pid_t *bigger = reallocarray(target->stragglers, target->straggler_count + 1,
-					     sizeof(*bigger));
-
-		if (!bigger)
-			return;
-		target->stragglers = bigger;
-		bigger[target->straggler_count++] = stop->members[i].tid;
+		straggler_add(stop->target, stop->members[i].tid);
 		/* Those that were seized only must stop once to be let go. */
 		ptrace(PTRACE_INTERRUPT, stop->members[i].tid, NULL, NULL);
 	}
 }
 
-void stop_release_stragglers(struct pe_target *target, uint64_t wait_us)
-{
-	uint64_t end = pe_now_us() + wait_us;
-
-	while (target->straggler_count) {
-		for (size_t i = target->straggler_count; i-- > 0;) {
-			struct user_regs_struct regs;
-			int status = 0;
-			pid_t tid = target->stragglers[i];
-			enum wait_result result = tracee_poll(target, tid, &status);
-
-			if (result == WAIT_TIMEOUT)
-				continue;
-			if (result == WAIT_STOPPED) {
-				if (ptrace(PTRACE_GETREGS, tid, NULL, &regs) == 0)
-					tracee_fix_eintr(tid, &regs);
-				ptrace(PTRACE_DETACH, tid, NULL,
-				       (void *)(intptr_t)tracee_pending_signal(status));
-			}
-			(void)take_straggler(target, tid);
-		}
-		if (!target->straggler_count || pe_now_us() >= end)
-			return;
-		usleep(STRAGGLER_STEP_US);
-	}
-}
-
 void pe_stop_resume(struct pe_stop *stop, uint64_t *pause_us)
 {
+	lap(stop, PART_COMMIT);
 	for (size_t i = 0; i < stop->count; i++)
 		ptrace(PTRACE_DETACH, stop->threads[i].tid, NULL,
 		       (void *)(intptr_t)stop->threads[i].pending_signal);
 
 	uint64_t end_us = pe_now_us();
 
+	lap(stop, PART_DETACH);
 	fifo_end(&stop->fifo);
 	if (pause_us)
 		*pause_us = stop->begin_us ? end_us - stop->begin_us : 0;
+	tell_parts(stop);
 	stop->target->held_tid = 0;
 	add_stragglers(stop);
-	stop_release_stragglers(stop->target, STRAGGLER_US);
+	stragglers_release(stop->target, STRAGGLER_US);
 	stop_free(stop);
 }

@@ -18,7 +18,7 @@
 #include <time.h>
 
 #include "engine/cleanup.h"
-#include "stop.h"
+#include "stragglers.h"
 #include "unwind.h"
 
 enum {
@@ -122,6 +122,13 @@ static struct pe_error *open_memory(struct pe_target *target)
 	return NULL;
 }
 
+static struct pe_error *cannot_look(pid_t pid, int errnum)
+{
+	if (errnum == ENOENT || errnum == ESRCH)
+		return pe_error_new(PE_ERR_NO_TARGET, "there is no process %d", pid);
+	return pe_error_errno(errnum, "cannot look at process %d", pid);
+}
+
 static struct pe_error *open_checks(pid_t pid, struct task_stat *stat)
 {
 	char path[64];
@@ -131,7 +138,7 @@ static struct pe_error *open_checks(pid_t pid, struct task_stat *stat)
 	if (pid == getpid())
 		return pe_error_new(PE_ERR_NO_TARGET, "process %d is this program itself", pid);
 	if (proc_task_stat(pid, 0, stat))
-		return pe_error_new(PE_ERR_NO_TARGET, "there is no process %d", pid);
+		return cannot_look(pid, errno);
 	if (stat->flags & TASK_PF_KTHREAD)
 		return pe_error_new(PE_ERR_NO_TARGET, "%d (%s) is a thread of the kernel", pid,
 				    stat->comm);
@@ -174,11 +181,15 @@ struct pe_error *pe_target_open(pid_t pid, struct pe_target **ret)
 	target->start_time = stat.start_time;
 	target->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	if (target->pidfd < 0)
-		err = pe_error_new(PE_ERR_NO_TARGET, "there is no process %d any more", pid);
+		err = errno == ESRCH ? pe_error_new(PE_ERR_NO_TARGET,
+						    "there is no process %d any more", pid)
+				     : pe_error_errno(errno, "cannot hold on to process %d", pid);
 	if (!err)
 		err = open_memory(target);
 	/* Once more: the fields that need rights, and surely of the process that we hold. */
-	if (!err && (proc_task_stat(pid, 0, &stat) || stat.start_time != target->start_time))
+	if (!err && proc_task_stat(pid, 0, &stat))
+		err = cannot_look(pid, errno);
+	if (!err && stat.start_time != target->start_time)
 		err = pe_error_new(PE_ERR_NO_TARGET, "there is no process %d any more", pid);
 	target->start_stack = stat.start_stack;
 	if (!err)
@@ -195,7 +206,7 @@ void pe_target_close(struct pe_target *target)
 {
 	if (!target)
 		return;
-	stop_release_stragglers(target, 1000000);
+	stragglers_release(target, 1000000);
 	unwinder_free(target->unwinder);
 	if (target->pidfd >= 0)
 		close(target->pidfd);
@@ -208,6 +219,11 @@ void pe_target_close(struct pe_target *target)
 pid_t pe_target_pid(const struct pe_target *target)
 {
 	return target->pid;
+}
+
+int pe_target_pidfd(const struct pe_target *target)
+{
+	return target->pidfd;
 }
 
 uint64_t pe_target_start_time(const struct pe_target *target)

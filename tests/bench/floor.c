@@ -26,7 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_THREADS = 4096, STACK_BYTES = 4096 };
+enum { MAX_THREADS = 8192, STACK_BYTES = 4096 };
 
 static pid_t threads[MAX_THREADS];
 static bool stopped[MAX_THREADS];

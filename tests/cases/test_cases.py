@@ -7,6 +7,9 @@ desc         what it is, then `key: value` lines:
                watch: SELECT ...  a client asks this all the time; only the answers of before and
                                   after may appear
                load: no           no sysbench beside it
+               at-least: N        so many functions are replaced
+               server: own        the thread's memory keeps a word that refers to the patch, and the
+                                  patch's memory with it: not for a server that others look at
 change.diff  against Debian's source
 check.sql    statements, one a line end `;`, whose rows are compared, or
 check.py     check(server) -> text; prepare(server) and finish(server) around all, if it has them
@@ -34,7 +37,7 @@ class Case:
         self.name = name
         self.folder = os.path.join(HERE, name)
         self.diff = os.path.join(self.folder, "change.diff")
-        self.keys = dict(re.findall(r"^(refused|functions|watch|load): (.*)$", self.read("desc"),
+        self.keys = dict(re.findall(r"^(refused|functions|watch|load|at-least|server): (.*)$", self.read("desc"),
                                     re.M))
         self.description = " ".join(re.sub(r"(?m)^\w+: .*$", "", self.read("desc")).split())
 
@@ -77,7 +80,7 @@ def check(case, module, server):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_case(name, builds, server):
+def test_case(name, builds, request):
     case = Case(name)
     built = builds[name].result()
     if "refused" in case.keys:
@@ -86,7 +89,11 @@ def test_case(name, builds, server):
     shown = care("care-build", "show", built).out
     for function in case.keys.get("functions", "").split():
         assert function in shown
+    least = int(case.keys.get("at-least", 0))
+    assert len(care("care-build", "show", built, "--json").json["functions"]) >= least
 
+    own = case.keys.get("server") == "own"
+    server = request.getfixturevalue("new_server")() if own else request.getfixturevalue("server")
     before, after = case.read("before.txt").strip(), case.read("after.txt").strip()
     assert before != after
     module = case.module()
@@ -126,5 +133,6 @@ def test_case(name, builds, server):
         module.finish(server)
     # A thread that was inside the new code kept its memory past the revert.
     care("care-patch", "recover", "--pid", server.pid, expect=(0, 2))
-    assert server.snapshot() == untouched
+    assert server.snapshot()["code"] == untouched["code"]
+    assert own or server.snapshot() == untouched
     assert server.alive()

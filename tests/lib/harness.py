@@ -99,14 +99,16 @@ def care(name, *args, expect=0, **kwargs):
 class Target:
     """Debian's MariaDB as care-build prepared it: source, flags, the shipped binary."""
 
-    def __init__(self, version, progress=False):
+    def __init__(self, version, progress=False, suite=None):
         self.version = version
         if self._find() is None:
+            args = ["target", "add", "mariadb", "--debian", version]
+            args += ["--suite", suite] if suite else []
             if progress:
-                subprocess.run([program("care-build"), "target", "add", "mariadb", "--debian",
-                                version], check=True, stdin=subprocess.DEVNULL)
+                subprocess.run([program("care-build"), *args], check=True,
+                               stdin=subprocess.DEVNULL)
             else:
-                care("care-build", "target", "add", "mariadb", "--debian", version, timeout=2400)
+                care("care-build", *args, timeout=2400)
         found = self._find()
         if found is None:
             raise AssertionError(f"care-build target list does not show {version}")
@@ -203,9 +205,11 @@ class Server:
                 f"--lc-messages-dir={usr}/share/mysql", *self.options]
 
     def start(self, seconds=60):
+        # A session of its own, as a service has: in ours the kernel's autogroups would hold the
+        # processor time that our tools use against the server.
         self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL,
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                        preexec_fn=die_with_parent)
+                                        start_new_session=True, preexec_fn=die_with_parent)
         wait_until(self._answers, seconds, "the server's first answer")
         return self
 

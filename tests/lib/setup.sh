@@ -99,6 +99,9 @@ setup_packages() {
 		step "installing $(echo "$missing" | wc -l) packages" install_packages $missing ||
 			die "apt-get install failed"
 	fi
+	# Debian's npm does not fit beside a nodejs that brought its own.
+	command -v npm >/dev/null || step "installing npm" install_packages nodejs npm ||
+		die "apt-get install npm failed"
 	mariadb_build_deps_there ||
 		step "installing what MariaDB needs to be compiled" install_mariadb_build_deps ||
 		die "apt-get build-dep mariadb failed"

@@ -87,7 +87,7 @@ def test_a_target_is_named_by_pid_or_socket(server):
     for name, fact in (("/nonexistent.sock", "/nonexistent.sock"), ("4194000", "4194000"),
                        (str(os.getpid()), "no MariaDB server"), ("0", "0")):
         assert fact in care("dbcarectl", "info", name, expect=NO_TARGET).text
-    assert "neither" in care("dbcarectl", "info", "mariadb", expect=1).text
+    assert "neither" in care("dbcarectl", "info", "mariadb", expect=NO_TARGET).text
 
 
 def test_several_servers_must_be_told_apart(server, new_server):

@@ -8,7 +8,7 @@ import pytest
 
 from harness import TOP, care, program, run
 
-PAGES = {"care-build": 1, "care-patch": 1, "dbcarectl": 8}
+PAGES = {"care-build": 1, "care-patch": 1, "care-repo": 8, "care-tuf": 1, "dbcarectl": 8}
 # As --help lists them, and as the man pages print them in bold.
 OPTION = re.compile(r"^ {2,}(?:-\w, +)?(--[a-z][a-z-]+)", re.M)
 BOLD = re.compile(r"\*(--[a-z][a-z-]+)\*")

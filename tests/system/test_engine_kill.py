@@ -26,7 +26,7 @@ SOURCE = CONTRACT.replace("#include <stdio.h>", "#include <stdio.h>\n#include <t
     "\t\t\tnanosleep(&(struct timespec){ .tv_nsec = 50000 }, NULL);")
 NOT_REACHED = 77
 # In short runs of the cheaper cases only each so many calls.
-STRIDE = {"contract": 1, "one": 5, "above": 5}
+STRIDE = {"contract": 2, "one": 6, "above": 6}
 
 
 def kill_at(n, *args, calls="changing"):
@@ -156,13 +156,13 @@ def test_killed_at_any_system_call_it_can_be_finished_or_undone(made, patches, n
 
 @pytest.mark.parametrize("name", ["contract", "one", "above"] if LONG else ["contract"])
 def test_recovery_killed_at_any_system_call_can_be_recovered(made, patches, name):
-    stride = 1 if LONG else 16
+    stride = 1 if LONG else 24
     with made.start() as p:
         if name == "above":
             care("care-patch", "apply", patches["contract"], "--pid", p.pid, "--timeout", "60")
         case = Case(p, name, patches[name])
         for verb in ("apply", "revert"):
-            _, leftovers = kill_everywhere(case, verb, "changing", 1 if LONG else 6)
+            _, leftovers = kill_everywhere(case, verb, "changing", 1 if LONG else 8)
             for n in leftovers.values():
                 kill_recovery(case, verb, n, "changing", stride)
         case.end()

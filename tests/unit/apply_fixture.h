@@ -197,7 +197,7 @@ static void describe_function(struct pe_patch *patch, size_t i, const char *name
 
 	assert_int_equal(count, 1);
 	const uint8_t *code = pe_image_bytes(own_image, symbols[0]->vaddr, symbols[0]->size);
-	succeed(pe_arch_x86_64.entry_examine(symbols[0]->vaddr, code, symbols[0]->size, &entry));
+	succeed(pe_arch_x86_64.entry_examine(symbols[0]->vaddr, code, symbols[0]->size, 0, &entry));
 	f->name = strdup(name);
 	f->reason = strdup("changed");
 	f->symbol = symbol;

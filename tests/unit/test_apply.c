@@ -5,6 +5,9 @@
  */
 #include "apply_fixture.h"
 
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+
 static void one_function_changes_and_changes_back(void **state)
 {
 	struct fixture f = start(body_answers);
@@ -236,13 +239,31 @@ static void two_patchers_do_not_meet(void **state)
 	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	assert_true(fd >= 0);
 	assert_int_equal(flock(fd, LOCK_EX | LOCK_NB), 0);
+
+	char holder[64];
+
+	/* Who holds it is known from the kernel, whatever the file says. */
 	assert_int_equal(dprintf(fd, "4711\n"), 5);
-	struct pe_error *err = apply(&f, patch, 0, &result);
-	pe_auto_free char *text = pe_error_text(err);
-	assert_non_null(strstr(text, "4711"));
-	expect(err, PE_ERR_BUSY);
+	snprintf(holder, sizeof(holder), "another patcher (process %d)", getpid());
+	for (int lock = 0; lock < 2; lock++) {
+		struct pe_error *err = apply(&f, patch, 0, &result);
+		pe_auto_free char *text = pe_error_text(err);
+
+		assert_non_null(strstr(text, holder));
+		expect(err, PE_ERR_BUSY);
+		assert_untouched(&f);
+		close(fd);
+		/* The other one: on the process itself. Kernels before 6.9 do not have it. */
+		fd = (int)syscall(SYS_pidfd_open, f.pid, 0);
+
+		struct statfs fs;
+
+		assert_int_equal(fstatfs(fd, &fs), 0);
+		if (fs.f_type != 0x50494446)
+			break;
+		assert_int_equal(flock(fd, lock ? LOCK_UN : LOCK_EX | LOCK_NB), 0);
+	}
 	close(fd);
-	assert_untouched(&f);
 	must_apply(&f, patch);
 	pe_patch_free(patch);
 	finish(&f);

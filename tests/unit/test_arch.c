@@ -340,7 +340,7 @@ static void the_copy_of_a_real_entry_runs_the_function(void **state)
 
 	for (size_t bytes = 16; bytes < 32; bytes++) {
 		pe_error_free(err);
-		err = x86->entry_examine(addr(code), code, bytes, &entry);
+		err = x86->entry_examine(addr(code), code, bytes, 0, &entry);
 		if (!err)
 			break;
 	}
@@ -397,7 +397,7 @@ static void an_entry_is_measured_in_whole_instructions(void **state)
 	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
 		struct pe_entry entry = { .skip = 99 };
 
-		must(x86->entry_examine(0x10000, (const uint8_t *)cases[i].code, cases[i].size,
+		must(x86->entry_examine(0x10000, (const uint8_t *)cases[i].code, cases[i].size, 0,
 					&entry));
 		assert_int_equal(entry.skip, cases[i].skip);
 		assert_int_equal(entry.displaced, cases[i].displaced);
@@ -439,7 +439,7 @@ static void an_entry_that_must_not_be_overwritten_is_refused(void **state)
 		struct pe_entry entry;
 
 		refused(x86->entry_examine(0x10000, (const uint8_t *)cases[i].code, cases[i].size,
-					   &entry),
+					   0, &entry),
 			cases[i].why);
 	}
 }
@@ -453,14 +453,14 @@ static void an_entry_across_two_pages_is_refused(void **state)
 	};
 	struct pe_entry entry;
 
-	must(x86->entry_examine(0x10ffb, plain, sizeof(plain), &entry));
+	must(x86->entry_examine(0x10ffb, plain, sizeof(plain), 0, &entry));
 	for (uint64_t vaddr = 0x10ffc; vaddr < 0x11000; vaddr++)
-		refused(x86->entry_examine(vaddr, plain, sizeof(plain), &entry),
+		refused(x86->entry_examine(vaddr, plain, sizeof(plain), 0, &entry),
 			"lies across two pages of memory");
-	must(x86->entry_examine(0x11000, plain, sizeof(plain), &entry));
+	must(x86->entry_examine(0x11000, plain, sizeof(plain), 0, &entry));
 	/* The bytes that are overwritten count, not where the function begins. */
-	must(x86->entry_examine(0x10ffc, marked, sizeof(marked), &entry));
-	refused(x86->entry_examine(0x10ff8, marked, sizeof(marked), &entry), "(0x10ffc)");
+	must(x86->entry_examine(0x10ffc, marked, sizeof(marked), 0, &entry));
+	refused(x86->entry_examine(0x10ff8, marked, sizeof(marked), 0, &entry), "(0x10ffc)");
 }
 
 static void processors_are_found_by_their_elf_machine(void **state)

@@ -169,8 +169,8 @@ static void package_sources_follow_the_machine_and_add_the_source_packages(void 
 		"Debian|http://m/debian|bookworm|main\nDebian|http://m/debian|bookworm|main\n"
 		"Other|http://o|stable|main\nDebian|http://m/debian|trixie|main\n"
 		"Debian|http://m/debian-security|bookworm-security|main\n",
-		"bookworm", "/k.gpg");
-	pe_auto_free char *none = pe_debian_sources("", "bookworm", NULL);
+		"bookworm", "bookworm", true, "/k.gpg");
+	pe_auto_free char *none = pe_debian_sources("", "bookworm", "bookworm", true, NULL);
 
 	assert_string_equal(own,
 			    "deb [signed-by=/k.gpg] http://m/debian bookworm main\n"
@@ -180,6 +180,22 @@ static void package_sources_follow_the_machine_and_add_the_source_packages(void 
 			    "deb-src [signed-by=/k.gpg] http://m/debian-security "
 			    "bookworm-security main\n");
 	assert_non_null(strstr(none, "deb-src http://deb.debian.org/debian bookworm main\n"));
+}
+
+static void package_sources_of_another_release_come_from_the_same_mirrors(void **state)
+{
+	static const char targets[] = "Debian|http://m/debian|bookworm|main\n"
+				      "Debian|http://m/debian-security|bookworm-security|main\n"
+				      "Debian|http://m/debian|bookwormish|main\n";
+	pe_auto_free char *all = pe_debian_sources(targets, "bookworm", "trixie", true, NULL);
+	pe_auto_free char *alone = pe_debian_sources(targets, "bookworm", "trixie", false, NULL);
+
+	assert_string_equal(all, "deb http://m/debian trixie main\n"
+				 "deb-src http://m/debian trixie main\n"
+				 "deb http://m/debian-security trixie-security main\n"
+				 "deb-src http://m/debian-security trixie-security main\n");
+	assert_string_equal(alone, "deb http://m/debian trixie main\n"
+				   "deb-src http://m/debian trixie main\n");
 }
 
 int main(void)
@@ -194,6 +210,7 @@ int main(void)
 		cmocka_unit_test(damaged_databases_are_refused),
 		cmocka_unit_test(objects_are_followed_through_archives_of_a_cmake_build),
 		cmocka_unit_test(package_sources_follow_the_machine_and_add_the_source_packages),
+		cmocka_unit_test(package_sources_of_another_release_come_from_the_same_mirrors),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

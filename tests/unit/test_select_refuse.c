@@ -125,6 +125,88 @@ static void a_changed_layout_of_a_type_is_refused(void **state)
 	refuse_layout("char a; int b;", "char a; char n; int b; int c;", "is new");
 }
 
+static void a_changed_type_is_refused_with_who_uses_it(void **state)
+{
+	static const char program[] =
+		"struct s { int a; int b; %s};\n"
+		"struct holder { struct s *first; } all;\n"
+		"__attribute__((noinline)) int get(struct s *p) { return p->b * 3; }\n"
+		"int entry(int n) { struct s s = { .b = n %s }; return get(&s); }\n";
+	pe_auto_free char *base = NULL, *moved = NULL, *appended = NULL;
+
+	assert_true(asprintf(&base, program, "", "") > 0);
+	assert_true(asprintf(&moved, program, "int c; ", ", .c = n") > 0);
+	assert_true(asprintf(&appended, program, "long c; ", "+ 1") > 0);
+	refuse("-x c -fPIE", base, moved, PE_ERR_UNSUPPORTED,
+	       "member c is new at offset 8; used by get(), inside type holder");
+	refuse("-x c -fPIE", base, appended, PE_ERR_UNSUPPORTED, "in a table of the patch's own");
+}
+
+static void a_changed_type_of_replaced_functions_alone_is_allowed(void **state)
+{
+	static const char program[] = "struct %s { int a; int b; %s};\n"
+				      "int entry(int n) {\n"
+				      "	struct %s s = { n, n / 3 };\n"
+				      "	__asm__ volatile(\"\" : : \"r\"(&s) : \"memory\");\n"
+				      "	return s.a + s.b * %d;\n"
+				      "}\n%s";
+	static const char other[] = "int other(int n) { struct s s = { n, n }; return s.b - n; }\n";
+	pe_auto_free char *base = NULL, *patched = NULL, *shared = NULL, *shared_patched = NULL;
+	struct fixture f;
+
+	assert_true(asprintf(&base, program, "s", "", "s", 3, "") > 0);
+	assert_true(asprintf(&patched, program, "s", "int c[9]; ", "s", 4, "") > 0);
+	fixture_make(&f, "-x c -fPIE", base, patched, NULL);
+	assert_made(&f);
+	fixture_free(&f);
+	/* Another function has one too, although it does not look at what changed. */
+	assert_true(asprintf(&shared, program, "s", "", "s", 3, other) > 0);
+	assert_true(asprintf(&shared_patched, program, "s", "int c[9]; ", "s", 4, other) > 0);
+	refuse("-x c -fPIE", shared, shared_patched, PE_ERR_UNSUPPORTED, "used by other()");
+}
+
+static void a_changed_signature_is_refused_with_who_calls(void **state)
+{
+	static const char program[] =
+		"__attribute__((noinline)) int take(%s) { return (int)(n * %s); }\n"
+		"int entry(int n) { return take(n) + 1; }\n";
+	pe_auto_free char *base = NULL, *wider = NULL;
+
+	/* In another file, which nobody compiles again. */
+	assert_true(asprintf(&base, program, "int n", "3") > 0);
+	assert_true(asprintf(&wider, program, "long n", "5") > 0);
+	other_source = "int take(int); int other(int n) { return take(n) * 5; }\n";
+	refuse("-x c -fPIE", base, wider, PE_ERR_UNSUPPORTED,
+	       "parameter 1 of take() changes from int to long int, and other()");
+}
+
+static void a_static_function_and_all_callers_may_change_their_signature(void **state)
+{
+	struct fixture f;
+
+	fixture_make(&f, "-x c -fPIE",
+		     "__attribute__((noinline)) static int take(int n) { return n * 3; }\n"
+		     "int entry(int n) { return take(n) + 1; }\n",
+		     "__attribute__((noinline)) static int take(int n, long m) { return n * m; }\n"
+		     "int entry(int n) { return take(n, n + 2) + 1; }\n",
+		     NULL);
+	assert_made(&f);
+	fixture_free(&f);
+}
+
+static void a_new_object_that_would_be_destroyed_at_the_end_is_refused(void **state)
+{
+	refuse("-x c++ -fPIC",
+	       "int low(int n) noexcept(false); int low(int n) { if (n > 99) throw n; return 1; }\n"
+	       "extern \"C\" int entry(int n) { try { n = low(n); } catch (long) { n = 2; } return "
+	       "n / 7; }\n",
+	       "struct keeper { int *p; keeper(int n) : p(new int(n)) {} ~keeper() { delete p; } "
+	       "};\n"
+	       "int low(int n) noexcept(false); int low(int n) { if (n > 99) throw n; return 1; }\n"
+	       "extern \"C\" int entry(int n) { static keeper k(n); return *k.p / 7; }\n",
+	       PE_ERR_UNSUPPORTED, "destroyed at the end");
+}
+
 static void a_changed_enumerator_is_refused(void **state)
 {
 	refuse("-x c -fPIE",
@@ -273,6 +355,11 @@ int main(void)
 		cmocka_unit_test(a_constructor_is_refused),
 		cmocka_unit_test(main_is_refused),
 		cmocka_unit_test(a_changed_layout_of_a_type_is_refused),
+		cmocka_unit_test(a_changed_type_is_refused_with_who_uses_it),
+		cmocka_unit_test(a_changed_type_of_replaced_functions_alone_is_allowed),
+		cmocka_unit_test(a_changed_signature_is_refused_with_who_calls),
+		cmocka_unit_test(a_static_function_and_all_callers_may_change_their_signature),
+		cmocka_unit_test(a_new_object_that_would_be_destroyed_at_the_end_is_refused),
 		cmocka_unit_test(a_changed_enumerator_is_refused),
 		cmocka_unit_test(a_name_that_nothing_defines_is_refused),
 		cmocka_unit_test(a_name_of_several_static_symbols_is_refused),

@@ -14,8 +14,8 @@ static struct pe_error *too_short(size_t have)
 			    X86_JUMP_SIZE);
 }
 
-/* Whole instructions from the start of @dec that cover a jump. */
-static struct pe_error *measure(struct x86_decoder *dec, struct pe_entry *entry)
+/* Whole instructions from the start of @dec that cover a jump; from @end on they are padding. */
+static struct pe_error *measure(struct x86_decoder *dec, uint64_t end, struct pe_entry *entry)
 {
 	bool ended = false;
 
@@ -31,8 +31,10 @@ static struct pe_error *measure(struct x86_decoder *dec, struct pe_entry *entry)
 		enum x86_flow flow = x86_flow(dec->insn);
 
 		/* Padding behind the last instruction may belong to a table or to a caller's
-		 * idea of alignment; it is not the function's. */
-		if (ended && (dec->insn->id == X86_INS_NOP || dec->insn->id == X86_INS_INT3))
+		 * idea of alignment; it is not the function's unless that was looked into. */
+		bool nop = dec->insn->id == X86_INS_NOP || dec->insn->id == X86_INS_INT3;
+
+		if (dec->insn->address >= end ? !ended || !nop : ended && nop)
 			return too_short(entry->displaced);
 		if (flow == X86_FLOW_CALL || flow == X86_FLOW_CALL_IN)
 			entry->has_call = true;
@@ -91,7 +93,7 @@ static struct pe_error *check_page(uint64_t start)
 			    (unsigned long)start);
 }
 
-struct pe_error *x86_entry_examine(uint64_t vaddr, const uint8_t *code, size_t size,
+struct pe_error *x86_entry_examine(uint64_t vaddr, const uint8_t *code, size_t size, size_t padding,
 				   struct pe_entry *ret)
 {
 	struct x86_decoder dec __attribute__((cleanup(x86_decoder_deinit))) = {};
@@ -99,10 +101,11 @@ struct pe_error *x86_entry_examine(uint64_t vaddr, const uint8_t *code, size_t s
 	uint64_t start = vaddr + entry.skip;
 	uint8_t moved[PE_STUB_MAX];
 	size_t moved_size;
-	struct pe_error *err = x86_decoder_init(&dec, start, code + entry.skip, size - entry.skip);
+	struct pe_error *err =
+		x86_decoder_init(&dec, start, code + entry.skip, size + padding - entry.skip);
 
 	if (!err)
-		err = measure(&dec, &entry);
+		err = measure(&dec, vaddr + size, &entry);
 	if (!err)
 		err = check_page(start);
 	/* Near its own place, all that can move at all is in reach. */

@@ -30,7 +30,7 @@ struct pe_error *x86_insns_move(uint64_t from, const uint8_t *code, size_t size,
 				uint8_t *out, size_t *out_size) pe_must_check;
 
 /* entry.c */
-struct pe_error *x86_entry_examine(uint64_t vaddr, const uint8_t *code, size_t size,
+struct pe_error *x86_entry_examine(uint64_t vaddr, const uint8_t *code, size_t size, size_t padding,
 				   struct pe_entry *ret) pe_must_check;
 
 /* text.c */

@@ -90,6 +90,12 @@ struct pe_plan_replaced {
 	size_t dropped_count;
 };
 
+/* A pause that is expected, and what from: "78 threads, 6.1 µs each as measured on 8 of them". */
+struct pe_pause_guess {
+	uint64_t us;
+	char from[120];
+};
+
 struct pe_plan;
 
 /*
@@ -118,12 +124,13 @@ const char *pe_plan_tag_name(const struct pe_plan *plan, uint32_t tag);
 uint64_t pe_plan_memory(const struct pe_plan *plan);   /* bytes it will add */
 bool pe_plan_needs_stacks(const struct pe_plan *plan); /* a stack in old code blocks it */
 /*
- * Who would be in the way now, and how long the pause is likely to be (from the thread count and
- * what was measured on this process before). Nobody is stopped unless stacks count and a thread is
- * running: then there is one stop, to look.
+ * Who would be in the way now, and how long the pause is likely to be: a few blocked threads are
+ * stopped for a moment each to measure. All are only if stacks count and a thread is running:
+ * then there is one stop, to look.
  */
 struct pe_error *pe_plan_predict(struct pe_target *target, const struct pe_plan *plan,
-				 struct pe_stack_hits *blockers, uint64_t *pause_us) pe_must_check;
+				 struct pe_stack_hits *blockers,
+				 struct pe_pause_guess *guess) pe_must_check;
 
 struct pe_apply_options {
 	uint64_t timeout_us;   /* how long to wait for a free moment; 0: 30 s */
@@ -141,6 +148,7 @@ struct pe_apply_options {
 struct pe_switch_result {
 	uint64_t predicted_us; /* pause that was predicted */
 	uint64_t pause_us;     /* of the stop that switched */
+	struct pe_pause_parts parts;
 	uint64_t operation_us; /* the whole operation */
 	size_t threads;	       /* stopped */
 	unsigned int attempts; /* stops tried, the successful one included */
@@ -179,5 +187,17 @@ struct pe_recovery {
 /* Finishes or undoes what a dead patcher left; also done by pe_apply and pe_revert first. */
 struct pe_error *pe_recover(struct pe_target *target, struct pe_recovery *ret) pe_must_check;
 void pe_recovery_deinit(struct pe_recovery *recovery);
+
+/* What pe_recover would find to do, apart from memory that may be released later. */
+struct pe_leftovers {
+	size_t count;
+	char *text;    /* owned; one line each, "NAME: what"; NULL when there is nothing */
+	pid_t patcher; /* at work on the process now: then it is no leftover; 0: nobody */
+};
+
+/* Changes nothing and stops nobody. */
+struct pe_error *pe_leftovers_read(const struct pe_target *target,
+				   struct pe_leftovers *ret) pe_must_check;
+void pe_leftovers_deinit(struct pe_leftovers *leftovers);
 
 #endif

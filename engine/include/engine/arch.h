@@ -62,11 +62,12 @@ struct pe_arch {
 
 	/*
 	 * Examines a function of @size bytes at @vaddr (all of it, to find branches into the bytes
-	 * that a jump would overwrite). Error UNSUPPORTED, with the reason, when it is too short or
+	 * that a jump would overwrite), with @padding bytes behind it that nothing knows and that
+	 * may be overwritten too. Error UNSUPPORTED, with the reason, when it is too short or
 	 * when something branches there.
 	 */
 	struct pe_error *(*entry_examine)(uint64_t vaddr, const uint8_t *code, size_t size,
-					  struct pe_entry *ret);
+					  size_t padding, struct pe_entry *ret);
 	/*
 	 * Moves @size bytes of whole instructions from @from to @to: re-targets relative branches
 	 * and RIP-relative operands. *out_size is at most PE_STUB_MAX. Error when one cannot move.

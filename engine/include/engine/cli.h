@@ -11,6 +11,14 @@
 #include "engine/error.h"
 
 /*
+ * The first call of main(). Streams that were closed are occupied, so that no file of ours becomes
+ * standard output; a closed pipe and a file size limit become errors of the write instead of
+ * killing us in the middle of something; and when at the end what was printed could not be
+ * written, that is said on stderr and the exit status is 1 instead of 0.
+ */
+void pe_cli_init(const char *program);
+
+/*
  * Prints @err ("PROGRAM: text" and, on a line of its own, advice) to stderr, or with @json
  * {"error":{"code":NAME,"message":TEXT,"exit":N}} to stdout; frees it; returns the exit status.
  */

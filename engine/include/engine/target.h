@@ -31,6 +31,8 @@ uint64_t pe_target_start_time(const struct pe_target *target); /* clock ticks, /
 struct pe_error *pe_target_alive(const struct pe_target *target) pe_must_check;
 /* Tracer of the process (not us), or of any of its threads; 0 when none. */
 pid_t pe_target_tracer(const struct pe_target *target);
+/* Ours, open as long as @target is. */
+int pe_target_pidfd(const struct pe_target *target);
 /* True when a signal has stopped it (SIGSTOP, SIGTSTP). */
 bool pe_target_is_stopped(const struct pe_target *target);
 
@@ -166,6 +168,17 @@ struct pe_stopped_thread {
 	struct user_regs_struct regs;
 };
 
+/* Where the time of a pause went, microseconds; their sum is the pause. */
+struct pe_pause_parts {
+	uint64_t interrupt_us; /* telling all threads to stop */
+	uint64_t wait_us;      /* until each stands */
+	uint64_t look_us;      /* its registers and stack, while others are still on their way */
+	uint64_t list_us;      /* was a thread born meanwhile? */
+	uint64_t check_us;     /* unwinding those that seem to be in the way */
+	uint64_t commit_us;    /* what the caller did while they stood */
+	uint64_t detach_us;
+};
+
 struct pe_stop_options {
 	bool fifo;	   /* SCHED_FIFO while threads are held */
 	uint64_t limit_us; /* longest hold; every pe_stop_* call fails with BUSY past it */
@@ -178,6 +191,7 @@ struct pe_stop_options {
 	const struct pe_range *ranges;
 	size_t range_count;
 	enum pe_range_match match;
+	struct pe_pause_parts *parts; /* filled by pe_stop_resume; or NULL */
 };
 
 struct pe_stop;
@@ -205,6 +219,19 @@ struct pe_error *pe_stop_check(struct pe_stop *stop, const struct pe_maps *maps,
 struct pe_error *pe_stop_within_limit(const struct pe_stop *stop) pe_must_check;
 /* Detaches all, frees @stop. *pause_us: first interrupt to last detach. */
 void pe_stop_resume(struct pe_stop *stop, uint64_t *pause_us);
+
+struct pe_stop_sample {
+	size_t threads;	     /* that were stopped to know */
+	uint64_t one_us;     /* stopping one alone */
+	uint64_t further_ns; /* each further one at the same time */
+};
+
+/*
+ * Stops a few blocked threads, each for about as long as an injected call does, to know what it
+ * costs on this machine now. False when that could not be measured.
+ */
+bool pe_target_sample_stop(struct pe_target *target, const struct pe_threads *threads,
+			   struct pe_stop_sample *ret);
 
 /* ---- injected calls (they heal themselves, DESIGN 6) ---- */
 

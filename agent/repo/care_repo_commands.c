@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The commands of care-repo, each in terms of the publisher. */
+#include <string.h>
+#include <time.h>
+
+#include "agent/repo/care_repo.h"
+#include "agent/repo/json.h"
+#include "engine/cleanup.h"
+
+static void cleanup_publisher(struct publisher **publisher)
+{
+	publisher_close(*publisher);
+}
+
+#define auto_publisher __attribute__((cleanup(cleanup_publisher)))
+
+static struct pe_error *open_repo(struct care_repo_options *options, struct publisher **ret)
+{
+	struct pe_error *err = publisher_open(options->repo, options->passphrase_file, ret);
+
+	if (!err)
+		(*ret)->no_passphrase = options->no_passphrase;
+	return err;
+}
+
+/* A sentence, or with --json the object (taken over). */
+static void say(const struct care_repo_options *options, json_t *json, const char *fmt, ...)
+	pe_printf(3, 4);
+static void say(const struct care_repo_options *options, json_t *json, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (options->json) {
+		pe_cli_json(json);
+		return;
+	}
+	json_decref(json);
+	if (options->quiet)
+		return;
+	va_start(ap, fmt);
+	vprintf(fmt, ap);
+	va_end(ap);
+	putchar('\n');
+}
+
+/* ---- init, key, rotate ---- */
+
+struct pe_error *care_repo_init(struct care_repo_options *options)
+{
+	const struct publisher_init init = { options->root_keys, options->root_threshold,
+					     options->type };
+	auto_publisher struct publisher *publisher = NULL;
+	struct pe_error *err = publisher_create(options->repo, options->passphrase_file,
+						options->no_passphrase, &init, &publisher);
+
+	if (!err)
+		say(options,
+		    json_pack("{s:s, s:O}", "repo", options->repo, "keys",
+			      json_object_get(publisher->config, "keys")),
+		    "%s is ready: add patches, then publish. Its keys are in %s/keys: keep those "
+		    "of root elsewhere.",
+		    options->repo, options->repo);
+	return err;
+}
+
+/* One more key, or as many new ones as the role has now. */
+static struct pe_error *new_keys(struct care_repo_options *options, bool replace)
+{
+	auto_publisher struct publisher *publisher = NULL;
+	const char *name, *role = options->args[0];
+	struct pe_error *err = open_repo(options, &publisher);
+	size_t count = err ? 0 : json_array_size(publisher_role_keys(publisher, role));
+
+	if (!err && replace && !count)
+		err = pe_error_new(PE_ERR_USAGE, "%s has no key to rotate", role);
+	for (size_t i = 0; !err && i < (replace ? count : 1); i++)
+		err = publisher_key_make(publisher, role, options->type, replace && !i, &name);
+	if (!err)
+		err = publisher_save(publisher);
+	if (!err)
+		say(options,
+		    json_pack("{s:s, s:O}", "role", role, "keys",
+			      publisher_role_keys(publisher, role)),
+		    "%s signs for %s from the next publish on", name, role);
+	return err;
+}
+
+struct pe_error *care_repo_key(struct care_repo_options *options)
+{
+	return new_keys(options, false);
+}
+
+struct pe_error *care_repo_rotate(struct care_repo_options *options)
+{
+	return new_keys(options, true);
+}
+
+/* ---- add, block ---- */
+
+struct pe_error *care_repo_add(struct care_repo_options *options)
+{
+	auto_publisher struct publisher *publisher = NULL;
+	const char *feed = options->feed ? options->feed : "main";
+	size_t added = 0;
+	struct pe_error *err = open_repo(options, &publisher), *nothing = NULL;
+
+	for (size_t i = 0; !err && i < options->arg_count; i++) {
+		if (i && i % 100 == 0)
+			pe_progress_step(&options->progress, "%zu of %zu", i, options->arg_count);
+		err = publisher_add(publisher, options->args[i], feed, options->dry_run);
+		if (!err) {
+			added++;
+		} else if (err->code == PE_ERR_NOTHING) {
+			pe_error_free(nothing);
+			nothing = pe_steal(err);
+		}
+	}
+	if (!err && !added)
+		return nothing;
+	pe_error_free(nothing);
+	if (!err && !options->dry_run)
+		err = publisher_save(publisher);
+	pe_progress_done(&options->progress);
+	if (!err)
+		say(options,
+		    json_pack("{s:I, s:s, s:b}", "added", (json_int_t)added, "feed", feed,
+			      "dry_run", options->dry_run),
+		    "%zu %s %s feed %s%s", added, added == 1 ? "patch" : "patches",
+		    options->dry_run ? "would go into" : "added to", feed,
+		    options->dry_run ? "" : "; publish makes it known");
+	return err;
+}
+
+struct pe_error *care_repo_block(struct care_repo_options *options)
+{
+	auto_publisher struct publisher *publisher = NULL;
+	size_t count = 0;
+	struct pe_error *err = open_repo(options, &publisher);
+
+	if (!err)
+		err = publisher_block(publisher, options->args[0], options->feed, options->reason,
+				      &count);
+	if (!err && !options->dry_run)
+		err = publisher_save(publisher);
+	if (!err)
+		say(options,
+		    json_pack("{s:s, s:I, s:b}", "blocked", options->args[0], "targets",
+			      (json_int_t)count, "dry_run", options->dry_run),
+		    "%s %s blocked for %zu builds%s", options->args[0],
+		    options->dry_run ? "would be" : "is", count,
+		    options->dry_run ? "" : "; publish makes it known");
+	return err;
+}
+
+/* ---- publish, verify ---- */
+
+struct pe_error *care_repo_publish(struct care_repo_options *options)
+{
+	auto_publisher struct publisher *publisher = NULL;
+	repo_auto_json json_t *done = NULL;
+	const char *role;
+	json_t *version;
+	struct pe_error *err = open_repo(options, &publisher);
+
+	if (!err)
+		err = publisher_publish(publisher, options->timestamp, &done);
+	if (err)
+		return err;
+	if (!json_object_size(done))
+		return pe_error_new(PE_ERR_NOTHING, "nothing changed and nothing expires soon");
+	if (options->json || options->quiet) {
+		say(options, json_pack("{s:O}", "published", done), " ");
+		return NULL;
+	}
+	/* Hundreds of roles of a feed would hide what matters. */
+	json_object_foreach(done, role, version) if (!strchr(role, '-'))
+		printf("%s %lld\n", role, (long long)json_integer_value(version));
+	printf("%zu files written\n", json_object_size(done));
+	return NULL;
+}
+
+struct pe_error *care_repo_verify(struct care_repo_options *options)
+{
+	auto_publisher struct publisher *publisher = NULL;
+	size_t roles, targets;
+	struct pe_error *err = open_repo(options, &publisher);
+
+	pe_progress_step(&options->progress, "verifying");
+	if (!err)
+		err = publisher_verify(publisher, &roles, &targets);
+	pe_progress_done(&options->progress);
+	if (!err)
+		say(options,
+		    json_pack("{s:b, s:I, s:I}", "good", true, "roles", (json_int_t)roles,
+			      "targets", (json_int_t)targets),
+		    "good: %zu roles below the snapshot, %zu targets, each signed and in place",
+		    roles, targets);
+	return err;
+}
+
+/* ---- status ---- */
+
+/* What status shows of one role; NULL when it is not published. */
+static struct pe_error *role_status(struct publisher *publisher, const char *role, const char *keys,
+				    json_t **ret)
+{
+	repo_auto_json json_t *file = NULL;
+	struct pe_error *err = publisher_published(publisher, role, &file);
+	json_t *body = json_object_get(file, "signed");
+	const char *expires = json_string_value(json_object_get(body, "expires"));
+	struct tm tm = { 0 };
+	int days = 0;
+
+	*ret = NULL;
+	if (err || !expires)
+		return err;
+	if (strptime(expires, "%Y-%m-%dT%H:%M:%SZ", &tm))
+		days = (int)((timegm(&tm) - time(NULL)) / 86400);
+	*ret = json_pack("{s:s, s:O, s:s, s:i, s:i, s:O}", "role", role, "version",
+			 json_object_get(body, "version"), "expires", expires, "days", days,
+			 "threshold", publisher_threshold(publisher, keys), "keys",
+			 publisher_role_keys(publisher, keys));
+	return *ret ? NULL : pe_error_nomem();
+}
+
+static struct pe_error *collect_status(struct publisher *publisher, json_t *roles)
+{
+	const char *keys;
+	json_t *names;
+	struct pe_error *err = NULL;
+
+	json_object_foreach(json_object_get(publisher->config, "keys"), keys, names)
+	{
+		const char *role = strncmp(keys, "feed/", 5) ? keys : keys + 5;
+		json_t *status = NULL;
+
+		if (!err && strcmp(keys, "patch"))
+			err = role_status(publisher, role, keys, &status);
+		if (status)
+			json_array_append_new(roles, status);
+	}
+	return err;
+}
+
+static void print_status(json_t *roles)
+{
+	static const char *const titles[] = {
+		"ROLE", ">VERSION", "EXPIRES", ">DAYS", "KEYS", NULL
+	};
+	struct pe_table *table = pe_table_new(titles);
+
+	for (size_t i = 0; i < json_array_size(roles); i++) {
+		json_t *role = json_array_get(roles, i), *keys = json_object_get(role, "keys");
+		char version[24], days[24], signers[512] = "";
+		const char *cells[] = { json_string_value(json_object_get(role, "role")), version,
+					json_string_value(json_object_get(role, "expires")), days,
+					signers };
+
+		snprintf(version, sizeof(version), "%lld",
+			 (long long)json_integer_value(json_object_get(role, "version")));
+		snprintf(days, sizeof(days), "%lld",
+			 (long long)json_integer_value(json_object_get(role, "days")));
+		for (size_t k = 0; k < json_array_size(keys); k++) {
+			size_t used = strlen(signers);
+
+			snprintf(signers + used, sizeof(signers) - used, "%s%s", k ? " " : "",
+				 json_string_value(json_array_get(keys, k)));
+		}
+		pe_table_row(table, cells);
+	}
+	pe_table_print_and_free(table);
+}
+
+struct pe_error *care_repo_status(struct care_repo_options *options)
+{
+	auto_publisher struct publisher *publisher = NULL;
+	repo_auto_json json_t *roles = json_array();
+	struct pe_error *err = open_repo(options, &publisher);
+
+	if (!err)
+		err = collect_status(publisher, roles);
+	if (err)
+		return err;
+
+	size_t patches = json_object_size(publisher->catalogue);
+
+	if (options->json) {
+		pe_cli_json(
+			json_pack("{s:O, s:I}", "roles", roles, "targets", (json_int_t)patches));
+		return NULL;
+	}
+	if (json_array_size(roles))
+		print_status(roles);
+	else
+		puts("nothing is published yet: care-repo publish");
+	printf("%zu patches in the catalogue\n", patches);
+	return NULL;
+}

@@ -1,0 +1,3 @@
+SELECT ORD(NULL);
+SELECT ABS(-ORD(id)) FROM sbtest1 WHERE id = 1;
+SELECT ABS(-ORD('A'));

@@ -1,0 +1,2 @@
+SELECT LN(1), EXP(0), SQRT(4), SIN(0), SIGN(5), ORD('A'), BIT_COUNT(7), FLOOR(1.5), INSTR('abc', 'c');
+SELECT ORD(NULL);

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Debian's MariaDB of another release in runc containers, alone or as a Galera cluster.
+
+The root of every container is one read-only tree of that release with MariaDB's own packages
+installed; what differs from node to node (data, option file) is mounted. All nodes of a cluster
+share one network namespace that nobody else is in, so their ports collide with nobody's.
+"""
+import atexit
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+
+import pymysql
+
+import harness
+from harness import run, wait_until
+
+POOL = "https://deb.debian.org/debian/pool/main/m/mariadb"
+PACKAGES = ["libmariadb3", "mariadb-common", "mariadb-client-core", "mariadb-client",
+            "mariadb-server-core", "mariadb-server"]
+TREE_FORMAT = 1
+LIFE = 1800  # seconds after which a forgotten container ends by itself
+
+
+class Tree:
+    """A debootstrap tree with MariaDB installed; made once, under a name that it gets when whole."""
+
+    def __init__(self, suite, version, say=lambda text: None):
+        self.suite, self.say = suite, say
+        self.version = version.split(":", 1)[-1]
+        self.folder = os.path.join(harness.CACHE, f"tree-{suite}-{self.version}-{TREE_FORMAT}")
+        if not os.path.isdir(self.folder):
+            self._make(self.folder + ".partial")
+
+    def _make(self, partial):
+        shutil.rmtree(partial, True)
+        self.say(f"making a Debian {self.suite} tree for the containers (about a minute)")
+        self._run("unshare", "--mount", "debootstrap", "--variant=minbase",
+                  "--include=ca-certificates", self.suite, partial,
+                  "http://deb.debian.org/debian")
+        # No service starts while packages are installed.
+        policy = os.path.join(partial, "usr/sbin/policy-rc.d")
+        with open(policy, "w") as file:
+            file.write("#!/bin/sh\nexit 101\n")
+        os.chmod(policy, 0o755)
+        with open(os.path.join(partial, "etc/dpkg/dpkg.cfg.d/tests"), "w") as file:
+            file.write("force-unsafe-io\npath-exclude=/usr/share/man/*\n")
+        self.say(f"installing MariaDB {self.version} and Galera in it (about a minute)")
+        debs = [self._fetch(partial, name) for name in PACKAGES]
+        self._run("unshare", "--mount", "sh", "-c",
+                  'mount --make-rprivate / 2>/dev/null; mount --rbind /proc "$0/proc" && '
+                  'exec chroot "$0" sh -c "apt-get -q update && exec apt-get -q -y '
+                  '--no-install-recommends install $*"', partial, *debs, "galera-4", "rsync")
+        for rest in ("var/cache/apt", "var/lib/apt/lists"):
+            shutil.rmtree(os.path.join(partial, rest))
+        os.rename(partial, self.folder)
+
+    def _fetch(self, partial, name):
+        """One package, from the pool, which keeps a version longer than the package lists."""
+        for arch in ("amd64", "all"):
+            file = f"{name}_{self.version}_{arch}.deb"
+            path = f"/var/cache/apt/archives/{file}"
+            done = run("/usr/lib/apt/apt-helper", "-oAPT::Sandbox::User=root", "download-file",
+                       f"{POOL}/{file}", partial + path, timeout=300)
+            if done.status == 0:
+                return path
+        raise AssertionError(f"{name} {self.version} is not in Debian's pool: {done!r}")
+
+    @staticmethod
+    def _run(*args):
+        env = {"DEBIAN_FRONTEND": "noninteractive", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+        done = run(*args, timeout=900, env=env)
+        if done.status != 0:
+            raise AssertionError(f"exit {done.status}: {' '.join(args[:4])} ...\n"
+                                 f"{done.text[-3000:]}")
+
+
+def runc(*args, **kwargs):
+    return run("runc", "--root", os.path.join(harness.STATE, "runc"), *args, **kwargs)
+
+
+class Container(harness.Server):
+    """A mariadbd as process of a runc container; its socket is on a file system that only the
+    container sees, so clients of the host come through /proc/PID/root."""
+
+    def __init__(self, tree, name, options, network=None, notify=None):
+        self.tree, self.name, self.network, self.notify = tree, name, network, notify
+        self.options = options
+        self.folder = tempfile.mkdtemp(prefix="dbc-", dir="/tmp")
+        self.id = f"{name}-{os.path.basename(self.folder)[4:]}"
+        self.datadir = os.path.join(self.folder, "data")
+        self.log = os.path.join(self.folder, "log")
+        self.process = None
+        self._pid = None
+        atexit.register(self.remove)
+        os.mkdir(self.datadir)
+        for path, mode in ((self.folder, 0o755), (self.datadir, 0o700)):
+            os.chmod(path, mode)
+        uid, gid = self._mysql()
+        os.chown(self.datadir, uid, gid)
+        self.uid = uid
+
+    def _mysql(self):
+        with open(os.path.join(self.tree.folder, "etc/passwd")) as lines:
+            fields = next(line.split(":") for line in lines if line.startswith("mysql:"))
+        return int(fields[2]), int(fields[3])
+
+    def fill(self):
+        """Gives it the data directory that the packages made when they were installed."""
+        shutil.rmtree(self.datadir)
+        run("cp", "-a", "--reflink=auto", f"{self.tree.folder}/var/lib/mysql", self.datadir)
+
+    @property
+    def pid(self):
+        return self._pid
+
+    @property
+    def socket(self):
+        return f"/proc/{self._pid}/root/run/mysqld/mysqld.sock"
+
+    def _files(self):
+        """Files of the host that the container sees, by their path in it."""
+        def write(name, text, mode=0o644):
+            path = os.path.join(self.folder, name)
+            with open(path, "w") as file:
+                file.write(text)
+            os.chmod(path, mode)
+            return path
+
+        lines = "".join(f"{key} = {value}\n" for key, value in self.options.items())
+        init = (f"CREATE USER IF NOT EXISTS {harness.USER}@localhost;\n"
+                f"GRANT ALL ON *.* TO {harness.USER}@localhost WITH GRANT OPTION;\n"
+                f"CREATE DATABASE IF NOT EXISTS test;\n")
+        files = {"/etc/mysql/mariadb.conf.d/99-node.cnf":
+                 write("node.cnf", "[mysqld]\n" + lines),
+                 "/etc/mysql/init.sql": write("init.sql", init)}
+        if self.notify:
+            files["/usr/local/bin/notify"] = write("notify", self.notify, 0o755)
+        return files
+
+    def config(self):
+        tmpfs = {"type": "tmpfs", "source": "tmpfs"}
+        mounts = [{"destination": "/proc", "type": "proc", "source": "proc"},
+                  {"destination": "/dev", "options": ["nosuid", "mode=755"], **tmpfs},
+                  {"destination": "/dev/shm", "options": ["mode=1777"], **tmpfs},
+                  {"destination": "/tmp", "options": ["mode=1777"], **tmpfs},
+                  {"destination": "/run", "options": ["mode=755"], **tmpfs},
+                  {"destination": "/run/mysqld", "options": [f"uid={self.uid}"], **tmpfs},
+                  {"destination": "/var/lib/mysql", "type": "bind", "source": self.datadir,
+                   "options": ["rbind", "rw"]}]
+        mounts += [{"destination": inside, "type": "bind", "source": path,
+                    "options": ["bind", "ro"]} for inside, path in self._files().items()]
+        network = {"type": "network"}
+        if self.network:
+            network["path"] = f"/proc/{self.network.pid}/ns/net"
+        caps = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_SETUID", "CAP_SETGID",
+                "CAP_KILL", "CAP_SYS_NICE"]
+        return {"ociVersion": "1.0.2", "hostname": self.name,
+                "root": {"path": self.tree.folder, "readonly": True},
+                "process": {"terminal": False, "cwd": "/", "user": {"uid": 0, "gid": 0},
+                            "args": ["/usr/bin/timeout", "-s", "KILL", str(LIFE),
+                                     "/usr/sbin/mariadbd"],
+                            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"],
+                            "capabilities": {k: caps for k in ("bounding", "effective",
+                                                               "permitted")}},
+                "mounts": mounts,
+                "linux": {"namespaces": [{"type": t} for t in ("pid", "ipc", "uts", "mount")] +
+                          [network]}}
+
+    def launch(self):
+        """Starts it without waiting for more than its process."""
+        with open(os.path.join(self.folder, "config.json"), "w") as file:
+            json.dump(self.config(), file)
+        with open(self.log, "a") as log:
+            self.process = subprocess.Popen(
+                ["runc", "--root", os.path.join(harness.STATE, "runc"), "run", "--bundle",
+                 self.folder, self.id], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._pid = wait_until(self._find, 30, f"the process of container {self.name}")
+        return self
+
+    def _find(self):
+        """The host's pid of the container's mariadbd."""
+        if self.process.poll() is not None:
+            raise AssertionError(f"container {self.name} ended:\n{self.error_log()[-4000:]}")
+        for pid in runc("ps", "--format", "json", self.id).out.strip("[]\n ").split(","):
+            try:
+                with open(f"/proc/{pid}/comm") as comm:
+                    if comm.read().strip() == "mariadbd":
+                        return int(pid)
+            except OSError:
+                continue
+        return None
+
+    def start(self, seconds=120):
+        self.launch()
+        wait_until(self._answers, seconds, f"the first answer of {self.name}")
+        return self
+
+    def stop(self, seconds=60):
+        if self.alive():
+            os.kill(self._pid, signal.SIGTERM)
+            try:
+                self.process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
+        self._delete()
+
+    def kill(self):
+        if self.alive():
+            runc("kill", self.id, "KILL")
+            self.process.wait(30)
+
+    def _delete(self):
+        if self.process:
+            runc("delete", "--force", self.id)
+        self.process = self._pid = None
+
+    def remove(self):
+        self.kill()
+        self._delete()
+        shutil.rmtree(self.folder, True)
+
+    # -- Galera
+
+    def status(self):
+        """wsrep_* and Uptime."""
+        rows = self.sql("SHOW GLOBAL STATUS WHERE Variable_name LIKE 'wsrep%' OR "
+                        "Variable_name = 'Uptime'")
+        return dict(rows)
+
+    def synced(self, size):
+        try:
+            status = self.status()
+        except pymysql.err.MySQLError:
+            return False
+        return (status["wsrep_local_state_comment"] == "Synced" and
+                status["wsrep_cluster_status"] == "Primary" and
+                int(status["wsrep_cluster_size"]) == size)
+
+
+class Cluster:
+    """Galera nodes on the loopback of one network namespace; the first makes the cluster."""
+
+    NOTIFY = '#!/bin/sh\necho "$@" >> /tmp/notifications\n'
+
+    def __init__(self, tree, size=2):
+        self.tree, self.nodes = tree, []
+        for i in range(size):
+            self.add(f"node{i + 1}")
+
+    def _options(self, index, node_name):
+        port = 4000 + 100 * index
+        return {"user": "mysql", "bind-address": "127.0.0.1", "port": port, "skip-name-resolve": "ON",
+                **({} if index else {"init-file": "/etc/mysql/init.sql"}),
+                "binlog_format": "ROW",
+                "innodb_autoinc_lock_mode": 2, "innodb_flush_log_at_trx_commit": 0,
+                "innodb_buffer_pool_size": "64M", "innodb_log_file_size": "32M",
+                "wsrep_on": "ON", "wsrep_provider": "/usr/lib/galera/libgalera_smm.so",
+                "wsrep_cluster_name": "tests", "wsrep_node_name": node_name,
+                "wsrep_cluster_address": "gcomm://" + ("127.0.0.1:4001" if index else ""),
+                "wsrep_node_address": f"127.0.0.1:{port + 1}",
+                "wsrep_node_incoming_address": f"127.0.0.1:{port}",
+                "wsrep_provider_options":
+                    f'"gmcast.listen_addr=tcp://127.0.0.1:{port + 1};'
+                    f'ist.recv_addr=127.0.0.1:{port + 2};gcache.size=16M"',
+                "wsrep_sst_method": "rsync",
+                "wsrep_sst_receive_address": f"127.0.0.1:{port + 3}",
+                "wsrep_notify_cmd": "/usr/local/bin/notify"}
+
+    def add(self, name, node_name=None):
+        """Starts one more node; the first brings the data, the others get it from there."""
+        index = len(self.nodes)
+        node = Container(self.tree, name, self._options(index, node_name or name),
+                         network=self.nodes[0] if self.nodes else None, notify=self.NOTIFY)
+        if index == 0:
+            node.fill()
+        self.nodes.append(node)
+        node.start()
+        wait_until(lambda: node.synced(index + 1), 60, f"{name} to be synced")
+        return node
+
+    def drop(self, node):
+        """Takes a node out in good order."""
+        node.stop()
+        node.remove()
+        self.nodes.remove(node)
+        size = len(self.nodes)
+        for other in self.nodes:
+            wait_until(lambda: other.synced(size), 60, f"{other.name} without {node.name}")
+
+    def remove(self):
+        for node in reversed(self.nodes):
+            node.remove()
