@@ -15,6 +15,7 @@ import time
 
 import pymysql
 
+import containers
 import harness
 from containers import Cluster, Tree
 from harness import care, wait_until
@@ -221,3 +222,16 @@ def patched(cluster):
 def start_cluster(the_tree, size=2):
     return Cluster(the_tree, size)
 
+
+
+def main():
+    """Prepares all that needs the network, with progress: care-build's targets and the tree."""
+    if containers.impossible():
+        print(f"  not here: {containers.impossible()}")
+        return
+    targets(progress=True)
+    tree(lambda text: print(f"  {text}", flush=True))
+
+
+if __name__ == "__main__":
+    main()
