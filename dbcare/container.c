@@ -17,14 +17,21 @@
 
 enum { HEX_ID = 64 }; /* docker, podman, containerd, cri-o */
 
+/*
+ * Ours is the host's, or that of the container that we are in: the one of process 1. A service may
+ * have a mount namespace of its own, so that our own is asked only when process 1 may not be.
+ */
 static bool same_file(pid_t pid, const char *name)
 {
 	char path[64];
 	struct stat ours, theirs;
 
-	snprintf(path, sizeof(path), "/proc/self/%s", name);
-	if (stat(path, &ours) != 0)
-		return true;
+	snprintf(path, sizeof(path), "/proc/1/%s", name);
+	if (stat(path, &ours) != 0) {
+		snprintf(path, sizeof(path), "/proc/self/%s", name);
+		if (stat(path, &ours) != 0)
+			return true;
+	}
 	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
 	return stat(path, &theirs) != 0 ||
 	       (ours.st_ino == theirs.st_ino && ours.st_dev == theirs.st_dev);

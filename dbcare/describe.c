@@ -72,13 +72,13 @@ json_t *dbc_server_json(const struct dbc_server *server)
 				 server->container, "patches", patches);
 
 	json_object_set_new(root, "start_time", json_integer((json_int_t)server->start_time));
+	json_object_set_new(root, "level", level < 0 ? json_null() : json_integer(level));
 	json_object_set_new(root, "container_id",
 			    server->container_id ? json_string(server->container_id) : json_null());
 	json_object_set_new(root, "inner_pid", json_integer(server->ns_pid));
 	/* What a dead patcher left; not what a living one is doing. */
 	if (server->leftovers.count && !server->leftovers.patcher)
 		json_object_set_new(root, "interrupted", json_string(server->leftovers.text));
-	json_object_set_new(root, "level", level < 0 ? json_null() : json_integer(level));
 	if (server->unreadable)
 		json_object_set_new(root, "unreadable", json_string(server->unreadable));
 	return root;

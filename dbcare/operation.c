@@ -244,6 +244,20 @@ static struct pe_error *resolve_busy(struct dbc_session *session, struct pe_erro
 	return err;
 }
 
+/* "a, b"; owned; NULL without memory. */
+static char *join(char *const *strings, size_t count)
+{
+	char *text = NULL;
+	size_t size;
+	FILE *out = open_memstream(&text, &size);
+
+	for (size_t i = 0; out && i < count; i++)
+		fprintf(out, "%s%s", i ? ", " : "", strings[i]);
+	if (out)
+		fclose(out);
+	return text;
+}
+
 /*
  * Takes back what failed its verification. The kept session is closed first: it may be the one
  * that hangs in the new code.
@@ -271,6 +285,16 @@ static struct pe_error *take_back(struct dbc_session *session, const char *name,
 			   err ? err : cause);
 	if (!err) {
 		ret->reverted = true;
+		if (ret->change.replaced_count) {
+			pe_auto_free char *gone =
+				join(ret->change.replaced, ret->change.replaced_count);
+
+			return pe_error_wrap(cause,
+					     "%s was applied, failed verification and was "
+					     "reverted; what it had replaced is no longer in the "
+					     "server either (%s): apply that again",
+					     name, gone ? gone : "?");
+		}
 		return pe_error_wrap(cause, "%s was applied, failed verification and was reverted",
 				     name);
 	}

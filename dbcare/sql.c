@@ -134,17 +134,16 @@ static struct pe_error *connect_to(struct dbc_sql *sql, const struct dbc_server 
 				   const struct dbc_login *login,
 				   const struct dbc_option_files *files)
 {
+	/* Whoever got the socket from somebody with the right to reach it has no other. */
+	bool given = server->socket_fd > 0;
 	pid_t peer = 0;
+	int fd = given ? fcntl(server->socket_fd, F_DUPFD_CLOEXEC, 3) : -1;
 	struct pe_error *err = NULL;
-	int fd = -1;
 
-	if (server->socket_fd > 0) {
-		fd = fcntl(server->socket_fd, F_DUPFD_CLOEXEC, 3);
-		if (fd < 0)
-			err = pe_error_errno(errno, "cannot copy a descriptor");
-	} else {
+	if (given && fd < 0)
+		err = pe_error_errno(errno, "cannot copy a descriptor");
+	else if (!given)
 		err = dbc_server_open_socket(server, &fd);
-	}
 	if (err)
 		return err;
 
@@ -152,8 +151,10 @@ static struct pe_error *connect_to(struct dbc_sql *sql, const struct dbc_server 
 	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", socket);
-	err = server->container ? dbc_helper_open(server, socket, login, files, &sql->helper, &peer)
-				: dbc_direct_open(server, path, login, files, &sql->direct, &peer);
+	if (server->container && !given)
+		err = dbc_helper_open(server, socket, login, files, &sql->helper, &peer);
+	else
+		err = dbc_direct_open(server, path, login, files, &sql->direct, &peer);
 	if (!err)
 		err = check_peer(sql, server, peer);
 	if (!err)

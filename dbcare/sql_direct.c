@@ -24,7 +24,7 @@ struct dbc_direct {
 /* ---- calls that block, or wait as the caller wants ---- */
 
 /* Waits for what a _start or _cont call asks for; returns what the next _cont wants to know. */
-static int wait_for(struct dbc_direct *direct, int status)
+static int wait_for(const struct dbc_direct *direct, int status)
 {
 	short events = (short)((status & MYSQL_WAIT_READ ? POLLIN : 0) |
 			       (status & MYSQL_WAIT_WRITE ? POLLOUT : 0) |
@@ -43,22 +43,24 @@ static int wait_for(struct dbc_direct *direct, int status)
 	       (got & POLLPRI ? MYSQL_WAIT_EXCEPT : 0);
 }
 
-static bool call_connect(struct dbc_direct *direct, const struct dbc_login *login, const char *path)
+/* An option file may name a host: here it is always the server at @path. */
+static bool call_connect(const struct dbc_direct *direct, const struct dbc_login *login,
+			 const char *path)
 {
-	MYSQL *done = NULL;
+	MYSQL *mysql = direct->mysql, *done = NULL;
 
 	if (!direct->wait)
-		return mysql_real_connect(direct->mysql, "localhost", login->user, login->password,
-					  NULL, 0, path, 0) != NULL;
-	mysql_options(direct->mysql, MYSQL_OPT_NONBLOCK, NULL);
-	for (int status = mysql_real_connect_start(&done, direct->mysql, "localhost", login->user,
+		return mysql_real_connect(mysql, "localhost", login->user, login->password, NULL, 0,
+					  path, 0) != NULL;
+	mysql_options(mysql, MYSQL_OPT_NONBLOCK, NULL);
+	for (int status = mysql_real_connect_start(&done, mysql, "localhost", login->user,
 						   login->password, NULL, 0, path, 0);
 	     status;)
-		status = mysql_real_connect_cont(&done, direct->mysql, wait_for(direct, status));
+		status = mysql_real_connect_cont(&done, mysql, wait_for(direct, status));
 	return done != NULL;
 }
 
-static int call_query(struct dbc_direct *direct, const char *query)
+static int call_query(const struct dbc_direct *direct, const char *query)
 {
 	int failed = 0;
 
@@ -70,7 +72,7 @@ static int call_query(struct dbc_direct *direct, const char *query)
 	return failed;
 }
 
-static MYSQL_RES *call_store_result(struct dbc_direct *direct)
+static MYSQL_RES *call_store_result(const struct dbc_direct *direct)
 {
 	MYSQL_RES *result = NULL;
 
@@ -81,7 +83,7 @@ static MYSQL_RES *call_store_result(struct dbc_direct *direct)
 	return result;
 }
 
-static void call_close(struct dbc_direct *direct)
+static void call_close(const struct dbc_direct *direct)
 {
 	if (!direct->wait) {
 		mysql_close(direct->mysql);
@@ -90,6 +92,8 @@ static void call_close(struct dbc_direct *direct)
 	for (int status = mysql_close_start(direct->mysql); status;)
 		status = mysql_close_cont(direct->mysql, wait_for(direct, status));
 }
+
+/* ---- connecting ---- */
 
 static struct pe_error *error_of(MYSQL *mysql, const struct dbc_server *server, const char *user)
 {
@@ -151,7 +155,6 @@ static struct pe_error *connect_to(struct dbc_direct *direct, const struct dbc_s
 	direct->wait = login->wait;
 	direct->wait_ctx = login->wait_ctx;
 	set_options(direct->mysql, login, files);
-	/* An option file may name a host: here it is always this server. */
 	if (!call_connect(direct, login, path))
 		return error_of(direct->mysql, server, login->user ? login->user : "");
 	if (getsockopt((int)mysql_get_socket(direct->mysql), SOL_SOCKET, SO_PEERCRED, &answers,

@@ -262,7 +262,10 @@ static struct pe_error *step_libraries(struct preparation *p)
 
 	pe_auto_free char *list = pe_strv_join(&missing, ", ");
 
-	p->note = pe_format("%s needs libraries that are not installed here: %s", p->recipe->binary,
+	pe_auto_free char *before = pe_steal(p->note);
+
+	p->note = pe_format("%s%s%s needs libraries that are not installed here: %s",
+			    before ? before : "", before ? "; " : "", p->recipe->binary,
 			    list ? list : "?");
 	return NULL;
 }

@@ -64,8 +64,13 @@ const char *pe_tree_enter(const struct pe_tree *tree)
 
 	if (!fds)
 		return "no memory";
-	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+	if (unshare(CLONE_NEWNS))
 		return "cannot make a mount namespace";
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		return errno == EINVAL ? "our root directory is no mount point (a plain chroot: "
+					 "bind-mount it on itself first), so mounts cannot be kept "
+					 "from others"
+				       : "cannot keep mounts from others";
 	if (!tree->path)
 		return NULL;
 	/* After unshare: only what is mounted in our own namespace can be mounted again. */

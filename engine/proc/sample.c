@@ -12,7 +12,7 @@
 #include "stragglers.h"
 #include "tracee.h"
 
-enum { SAMPLE = 8, ROUNDS = 3, LIMIT_US = 50000, STACK_BYTES = 4096 };
+enum { SAMPLE = 8, ROUNDS = 3, LIMIT_US = 200000, STACK_BYTES = 4096 };
 
 static void let_go(struct pe_target *target, pid_t tid, struct waiter *waiter)
 {

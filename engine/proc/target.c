@@ -144,7 +144,7 @@ static struct pe_error *open_checks(pid_t pid, struct task_stat *stat)
 				    stat->comm);
 
 	/* A process that is being killed looks so for a moment, until its last thread is gone. */
-	for (int look = 0; look < 20 && stat->state == 'Z' && stat->num_threads > 1; look++) {
+	for (int look = 0; look < 200 && stat->state == 'Z' && stat->num_threads > 1; look++) {
 		usleep(10000);
 		if (proc_task_stat(pid, 0, stat))
 			return pe_error_new(PE_ERR_NO_TARGET, "process %d has just ended", pid);

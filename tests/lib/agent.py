@@ -65,6 +65,7 @@ class Agent:
                          **settings}
         self.write_settings()
         self.process = self.programs = None
+        self.servers = servers
         self.programs = programs
         self.log_file = open(self.path("log"), "w+")
 
@@ -102,6 +103,9 @@ class Agent:
                                         stderr=self.log_file, env=dict(os.environ, **self.env),
                                         preexec_fn=harness.die_with_parent)
         harness.wait_until(self._answers, 20, "the agent's first answer")
+        running = [server for server in self.servers if server.alive()]
+        harness.wait_until(lambda: all(self.target(server) for server in running), 20,
+                           "the agent's first look at the servers")
         return self
 
     def _answers(self):

@@ -6,6 +6,7 @@ installed; what differs from node to node (data, option file) is mounted. All no
 share one network namespace that nobody else is in, so their ports collide with nobody's.
 """
 import atexit
+import fcntl
 import json
 import os
 import shutil
@@ -25,6 +26,15 @@ TREE_FORMAT = 1
 LIFE = 1800  # seconds after which a forgotten container ends by itself
 
 
+def impossible():
+    """Why containers cannot be made here, or None."""
+    with open("/proc/self/mountinfo") as lines:
+        if not any(line.split()[4] == "/" for line in lines):
+            return ("the root directory is no mount point (a plain chroot): bind-mount it on itself "
+                    "before entering it")
+    return None
+
+
 class Tree:
     """A debootstrap tree with MariaDB installed; made once, under a name that it gets when whole."""
 
@@ -32,8 +42,10 @@ class Tree:
         self.suite, self.say = suite, say
         self.version = version.split(":", 1)[-1]
         self.folder = os.path.join(harness.CACHE, f"tree-{suite}-{self.version}-{TREE_FORMAT}")
-        if not os.path.isdir(self.folder):
-            self._make(self.folder + ".partial")
+        with open(self.folder + ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not os.path.isdir(self.folder):
+                self._make(self.folder + ".partial")
 
     def _make(self, partial):
         shutil.rmtree(partial, True)

@@ -10,12 +10,12 @@ The scenes, in order, shared by `tests/demo --cve` and by the tests; each raises
 as it must.
 """
 import os
-import subprocess
 import threading
 import time
 
 import pymysql
 
+import containers
 import harness
 from containers import Cluster, Tree
 from harness import care, wait_until
@@ -212,10 +212,26 @@ def show_list(cluster):
     return [by_id[node.id] for node in cluster.nodes]
 
 
+def patched(cluster):
+    """Names of the nodes in which a patch is in effect. (The memory of a reverted one may stay for
+    a while, and is listed.)"""
+    return [node.name for node, row in zip(cluster.nodes, show_list(cluster))
+            if any(patch["state"] in ("applied", "settling") for patch in row["patches"])]
+
+
 def start_cluster(the_tree, size=2):
     return Cluster(the_tree, size)
 
 
-def show(*args):
-    """Runs dbcarectl with its output to ours."""
-    subprocess.run([harness.program("dbcarectl"), *args], check=True, stdin=subprocess.DEVNULL)
+
+def main():
+    """Prepares all that needs the network, with progress: care-build's targets and the tree."""
+    if containers.impossible():
+        print(f"  not here: {containers.impossible()}")
+        return
+    targets(progress=True)
+    tree(lambda text: print(f"  {text}", flush=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import containers
 import cve
 import harness
 from demo import OUT, expect, say, sleep, table
@@ -62,6 +63,7 @@ def run(cluster, patch):
 
 def main():
     os.makedirs(OUT, exist_ok=True)
+    expect(not containers.impossible(), containers.impossible())
     say("2. Debian 13's MariaDB with its source and its compiler, and the source of the fix")
     vulnerable, fixed = cve.targets(progress=True)
     say(f"    target {vulnerable.name}, build-id {vulnerable.build_id}")

@@ -108,7 +108,7 @@ class Target:
                 subprocess.run([program("care-build"), *args], check=True,
                                stdin=subprocess.DEVNULL)
             else:
-                care("care-build", *args, timeout=2400)
+                care("care-build", *args, timeout=3600)
         found = self._find()
         if found is None:
             raise AssertionError(f"care-build target list does not show {version}")

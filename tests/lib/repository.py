@@ -133,13 +133,15 @@ def sample_patch():
     return _seed[0]
 
 
-def write_patch(folder, name=None, build_id=None, level=None):
+def write_patch(folder, name=None, build_id=None, level=None, second=False):
     """A patch file of its own: the sample with name (14 characters), build-id (8 hex digits) or
-    level (one digit) replaced, so that no offset moves. The sample's second target, build-id 0102,
-    stays: a name for each build-id keeps such patches apart."""
+    level (one digit) replaced, so that no offset moves. The sample's second target keeps build-id
+    0102, unless @second: then it follows @build_id. A name for each build-id keeps them apart."""
     data = sample_patch()
     if build_id and not name:
         name = f"fix-{build_id}-p"
+    if second:
+        data = data.replace(b'"build_id": "0102"', b'"build_id": "%s"' % build_id[:4].encode())
     for old, new in ((b"cve-2026-49261", name), (b"7a14d39c", build_id), (b'"level": 3', level)):
         if new is not None:
             new = (b'"level": %d' % new) if isinstance(new, int) else new.encode()

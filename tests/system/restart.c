@@ -30,6 +30,7 @@
 #include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/msg.h>
+#include <sys/prctl.h>
 #include <sys/select.h>
 #include <sys/sem.h>
 #include <sys/sendfile.h>
@@ -109,6 +110,9 @@ static int feed_with(struct kind *kind, void (*feed)(struct kind *kind))
 		return errno;
 	case 0:
 		signal(SIGPIPE, SIG_IGN);
+		/* Feeding may block for ever; only who has something to remove must live on. */
+		if (!kind->clean)
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
 		while (getppid() == parent) {
 			usleep(WAIT_MS * 1000);
 			feed(kind);
@@ -776,8 +780,7 @@ static void feed_queue(struct kind *kind)
 {
 	struct msgbuf message = { .mtype = 1 };
 
-	if (msgsnd(kind->fd[0], &message, 0, 0))
-		_exit(0);
+	msgsnd(kind->fd[0], &message, 0, IPC_NOWAIT);
 }
 
 static int make_fed_queue(struct kind *kind)
@@ -820,8 +823,7 @@ static void feed_semaphore(struct kind *kind)
 {
 	struct sembuf up = { .sem_op = 1 };
 
-	if (semop(kind->fd[0], &up, 1))
-		_exit(0);
+	semop(kind->fd[0], &up, 1);
 }
 
 static int make_fed_semaphore(struct kind *kind)

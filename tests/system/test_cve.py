@@ -6,11 +6,15 @@ import time
 
 import pytest
 
+import containers
 import cve
 import harness
 from harness import care, run
 
 NOT_NOW = 4
+# Neither a compiler's tree nor a container can be entered there.
+pytestmark = pytest.mark.skipif(containers.impossible() is not None,
+                                reason=str(containers.impossible()))
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,7 @@ def cluster(targets):
 def revert(cluster):
     for node in cluster.nodes:
         care("dbcarectl", "revert", "--all", node.id, expect=(0, 2))
+    assert cve.patched(cluster) == []
 
 
 # ---- the target and the patch
@@ -90,6 +95,7 @@ def test_a_cluster_under_load_is_patched_and_the_attack_ends(cluster, patch):
             time.sleep(1)
         watch.check_unchanged()
         assert [s["result"] for s in done["servers"]] == ["applied", "applied"]
+        assert cve.patched(cluster) == ["node1", "node2"]
         assert all(g["verdict"] == "ok" for s in done["servers"] for g in s["gates"])
         assert all(s["verification"]["sql"] for s in done["servers"])
         refused = [node.error_log().count(cve.MESSAGE) for node in cluster.nodes]
@@ -121,7 +127,7 @@ def test_a_node_that_is_desynchronised_holds_its_whole_cluster(cluster, patch):
         assert [s["result"] for s in done.json["servers"]] == ["not applied"] * 2
         alone = care("dbcarectl", "apply", patch, second.id, expect=NOT_NOW)
         assert "desynchronised" in alone.text
-        assert not any(row["patches"] for row in cve.show_list(cluster))
+        assert cve.patched(cluster) == []
     finally:
         second.sql("SET GLOBAL wsrep_desync=OFF")
 
@@ -130,7 +136,7 @@ def test_a_cluster_that_is_smaller_than_it_should_be_is_left_alone(cluster, patc
     done = care("dbcarectl", "apply", patch, *(n.id for n in cluster.nodes), "--cluster-size=3",
                 "--timeout=2", "--json", expect=NOT_NOW)
     assert "whole with 3" in done.text
-    assert not any(row["patches"] for row in cve.show_list(cluster))
+    assert cve.patched(cluster) == []
 
 
 def test_of_one_cluster_one_node_is_patched_at_a_time(cluster, patch):
@@ -139,4 +145,35 @@ def test_of_one_cluster_one_node_is_patched_at_a_time(cluster, patch):
     lock = os.path.join(harness.STATE, f"cluster-{uuid}.lock")
     done = run("flock", lock, harness.program("dbcarectl"), "apply", patch, cluster.nodes[0].id)
     assert done.status == NOT_NOW and "one at a time" in done.text
-    assert not any(row["patches"] for row in cve.show_list(cluster))
+    assert cve.patched(cluster) == []
+
+
+# ---- all servers of a host
+
+def test_all_servers_that_the_patch_is_for_are_patched_and_no_other(targets, patch, target,
+                                                                   tmp_path):
+    """In a pid namespace of its own, so that "all" is one server and nothing else of this host."""
+    server = harness.Server(target.root)
+    script = tmp_path / "script"
+    rnd = target.patch(os.path.join(harness.TOP, "tests", "lib", "demo.diff"), "benchmark-limit",
+                       "--description", "all")
+    script.write_text(f"""
+        {" ".join(server.command())} >/dev/null 2>&1 &
+        pid=$!
+        for i in $(seq 600); do [ -S {server.socket} ] && break; sleep 0.1; done
+        "$1" apply {patch} --all --json; echo "status $?"
+        # Its socket is there a little before it has started.
+        for i in $(seq 100); do
+            said=$("$1" apply {rnd} --all --json); status=$?
+            [ $status = 4 ] || break
+            sleep 0.2
+        done
+        echo "$said"; echo "status $status"
+        kill -KILL $pid
+    """)
+    done = run("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", script,
+               harness.program("dbcarectl"), timeout=120)
+    server.remove()
+    other, own = [part.strip() for part in done.out.split("status ")[:2]]
+    assert '"no-target"' in other and "no server of this host" in other, done
+    assert '"result": "applied"' in own.replace('":"', '": "'), done

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from harness import care, wait_until
-from patches import write
+from patches import rnd_patch, write
 
 # In mysql_parse(); the condition picks just what dbcarectl asks to verify ("SELECT 1").
 _DIFF = """--- a/sql/sql_parse.cc
@@ -50,6 +50,14 @@ def test_a_patch_that_makes_queries_fail_is_reverted(server, breaking):
             if r["pid"] == server.pid and r.get("patch") == "fails"]
     assert [r["action"] for r in rows] == ["apply", "auto-revert"]
     assert [r["result"] for r in rows] == ["verification", "reverted"]
+
+
+def test_a_replacement_that_fails_tells_what_is_gone_with_it(server, target, breaking, tmp_path):
+    before = server.snapshot()
+    care("dbcarectl", "apply", rnd_patch(target, tmp_path, 0.5, "half"), server.pid)
+    done = care("dbcarectl", "apply", breaking("fails"), server.pid, "--replace", "half", expect=1)
+    assert "half (level 0)" in done.text and "apply that again" in done.text
+    assert server.snapshot() == before
 
 
 def test_a_failed_verification_is_an_error_in_json_too(server, breaking):

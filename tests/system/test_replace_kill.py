@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The patcher is killed after any of its system calls while one level of a patch replaces another,
-or while it recovers from that: there is always exactly one of the two, never none, never both."""
-import random
-
+"""The patcher is killed after each of its system calls that can change the target while one level of
+a patch replaces another, or while it recovers from that: there is always exactly one of the two,
+never none, never both."""
 import pytest
 
-from harness import LONG, care
+from harness import LONG, care, wait_until
 from levels import EXTRA, PAIR, SINGLE, build, counts, level
-from test_engine_kill import kill_at, trace
+from test_engine_kill import kill_at
 
-TOUCHING = ("ptrace", "pwrite64", "write")
+# In short runs only each so many calls.
+STRIDE = 1 if LONG else 5
 
 
 @pytest.fixture(scope="module", params=["several_functions", "one_function"])
@@ -45,28 +45,22 @@ def assert_whole(p):
         assert unpatched == 0, f"{unpatched} of {calls}"
 
 
-def sample(calls, most):
-    """With few tests: some calls that touch the target, and now and then one between them."""
-    if LONG or len(calls) <= most:
-        return calls
-    touching = [c for c in calls if c[0] in TOUCHING]
-    return random.sample(touching, min(most * 3 // 4, len(touching))) + random.sample(
-        calls[len(calls) // 3:], most // 4)
+def begin(p, files):
+    """At level 1, with what the process makes at first use behind it."""
+    care("care-patch", *replacement(p, files, 2))
+    p.ask("b")
+    care("care-patch", *replacement(p, files, 1))
 
 
 def test_a_killed_replacement_is_finished_or_undone(case):
     made, files, answers = case
-    outcomes = set()
+    outcomes, n, reached = set(), 1, True
     with made.start() as p:
-        care("care-patch", *replacement(p, files, 2))
-        p.ask("b")
-        # Forth and back once, as long as that takes.
-        care("care-patch", *replacement(p, files, 1))
-        calls = trace(made.folder, *replacement(p, files, 2))
-        for call in sample(calls, 16):
+        begin(p, files)
+        while reached:
             old = current(p, answers)
             before = p.snapshot()
-            kill_at(call, *replacement(p, files, 3 - old))
+            reached = kill_at(n, *replacement(p, files, 3 - old))
             assert_whole(p)
             care("care-patch", "recover", "--pid", p.pid, expect=(0, 2))
             new = current(p, answers)
@@ -74,9 +68,9 @@ def test_a_killed_replacement_is_finished_or_undone(case):
             outcomes.add(new != old)
             if new == old:
                 assert p.snapshot()[1:] == before[1:]
-        care("care-patch", "recover", "--pid", p.pid, expect=(0, 2))
-        assert len(p.ours()) == 3 and len(p.info()) == 1
-        assert_whole(p)
+            n += STRIDE
+        wait_until(lambda: p.released() or len(p.info()) == 1, 20, "the other level is released")
+        assert len(p.ours()) == 3
     assert outcomes == {False, True}
 
 
@@ -85,21 +79,17 @@ def test_a_killed_recovery_of_a_replacement_is_recovered(case):
     with made.start() as p:
         p.ask("p")
         before = p.code()
-        care("care-patch", *replacement(p, files, 2))
-        p.ask("b")
-        care("care-patch", *replacement(p, files, 1))
-        replace = trace(made.folder, *replacement(p, files, 2))
-        # Late in the replacement there is most to finish or undo.
-        for call in sample(replace[len(replace) // 2:], 5):
+        begin(p, files)
+        n, reached = 1, True
+        while reached:
             old = current(p, answers)
-            kill_at(call, *replacement(p, files, 3 - old))
-            recover = ["recover", "--pid", p.pid]
-            for _ in range(40 if LONG else 2):
-                kill_at(("ptrace", random.randint(1, 40)), *recover)
-                kill_at(("pwrite64", random.randint(1, 6)), *recover)
+            reached = kill_at(n, *replacement(p, files, 3 - old))
+            m = 1
+            while kill_at(m, "recover", "--pid", p.pid):
                 assert_whole(p)
-            care("care-patch", *recover, expect=(0, 2))
+                m += STRIDE
             current(p, answers)
             assert_whole(p)
+            n += 4 * STRIDE
         care("care-patch", "revert", "set", "--pid", p.pid, "--timeout", "60")
         assert p.ask("p") == "0 0 0" and p.code() == before
