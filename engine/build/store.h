@@ -60,6 +60,12 @@ struct pe_error *pe_store_remove(const char *name) pe_must_check;
 /* As `target list|show --json` print it. */
 json_t *pe_build_target_json(const struct pe_build_target *target);
 /* Opens the shipped binary with its symbols. */
+/*
+ * Makes another file of the target's packages (@path below its root, or absolute) what is patched:
+ * a plugin or a library that the same source gives.
+ */
+struct pe_error *pe_build_target_choose(struct pe_build_target *target,
+					const char *path) pe_must_check;
 struct pe_error *pe_build_target_image(const struct pe_build_target *target,
 				       struct pe_image **ret) pe_must_check;
 
