@@ -52,3 +52,11 @@ def test_patchers_killed_at_random_moments_cost_nothing(target):
     assert (server["errors"], server["reconnects"], server["contract_violations"]) == (0, 0, [])
     assert server["queries"] > 1000 and server["contract_questions"] > 20
     assert program["violations"] == 0 and program["calls"] >= 100000
+
+
+def test_build_measures_a_patch_against_compiling_its_unit_once(target):
+    done = run(os.path.join(TOP, "tests", "bench", "build"), "--json",
+               *([] if LONG else ["--unit", "mysys/my_rnd.c"]), timeout=3000)
+    assert done.status == 0, done
+    for row in json.loads(done.out)["rows"]:
+        assert 0 < row["compile_s"] and 0 < row["ratio"] and 0 < row["patch_mib"] < 4096
