@@ -24,7 +24,9 @@ enum { CANDIDATES_MAX = 64 };
 struct stack_ranges stack_ranges(const struct pe_range *items, size_t count,
 				 enum pe_range_match match)
 {
-	struct stack_ranges ranges = { items, count, match, UINT64_MAX, 0 };
+	struct stack_ranges ranges = {
+		.items = items, .count = count, .match = match, .low = UINT64_MAX
+	};
 
 	for (size_t i = 0; i < count; i++) {
 		if (items[i].start < ranges.low)
@@ -32,13 +34,31 @@ struct stack_ranges stack_ranges(const struct pe_range *items, size_t count,
 		if (items[i].end > ranges.high)
 			ranges.high = items[i].end;
 	}
+	while (count && (ranges.high - ranges.low) >> ranges.shift >= RANGE_BUCKETS)
+		ranges.shift++;
+	for (size_t i = 0; i < count; i++) {
+		uint64_t first = (items[i].start - ranges.low) >> ranges.shift;
+		uint64_t last = (items[i].end - ranges.low) >> ranges.shift;
+
+		for (uint64_t n = first; n <= last; n++)
+			ranges.buckets[n / 64] |= 1ULL << n % 64;
+	}
 	return ranges;
+}
+
+/* False when @addr is in no range and at the end of none. */
+static bool may_match(const struct stack_ranges *ranges, uint64_t addr)
+{
+	uint64_t n = (addr - ranges->low) >> ranges->shift;
+
+	return addr >= ranges->low && addr <= ranges->high &&
+	       (ranges->buckets[n / 64] >> n % 64 & 1);
 }
 
 /* The address of a next instruction: inside, the first included unless only the interior counts. */
 static const struct pe_range *match_pc(const struct stack_ranges *ranges, uint64_t pc)
 {
-	for (size_t i = 0; i < ranges->count; i++) {
+	for (size_t i = 0; may_match(ranges, pc) && i < ranges->count; i++) {
 		const struct pe_range *range = &ranges->items[i];
 
 		if (pc < range->end &&
@@ -54,7 +74,7 @@ static const struct pe_range *match_pc(const struct stack_ranges *ranges, uint64
  */
 static const struct pe_range *match_return(const struct stack_ranges *ranges, uint64_t addr)
 {
-	for (size_t i = 0; i < ranges->count; i++) {
+	for (size_t i = 0; may_match(ranges, addr) && i < ranges->count; i++) {
 		const struct pe_range *range = &ranges->items[i];
 
 		if (addr > range->start &&

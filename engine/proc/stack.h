@@ -6,7 +6,7 @@
 #include "proc.h"
 #include "unwind.h"
 
-enum { STACK_BUFFER = 1 << 20 };
+enum { STACK_BUFFER = 1 << 20, RANGE_BUCKETS = 4096 };
 
 /* What is looked for. */
 struct stack_ranges {
@@ -14,6 +14,12 @@ struct stack_ranges {
 	size_t count;
 	enum pe_range_match match;
 	uint64_t low, high; /* every matching address lies in [low, high] */
+	/*
+	 * One bit for each 1 << shift bytes of that: where it is 0, no range is. Most return
+	 * addresses of a large program lie between the ranges of a patch with many functions.
+	 */
+	unsigned int shift;
+	uint64_t buckets[RANGE_BUCKETS / 64];
 };
 
 struct stack_ranges stack_ranges(const struct pe_range *items, size_t count,
