@@ -15,17 +15,15 @@
 struct forth {
 	const struct pe_plan *plan;
 	struct ledger *ledger;
+	struct entries entries;
 };
 
 static struct pe_error *write_forth(struct pe_target *target, void *ctx)
 {
 	struct forth *forth = ctx;
 	struct ledger *ledger = forth->ledger;
-	struct pe_error *err = NULL;
+	struct pe_error *err = entries_write(target, &forth->entries);
 
-	for (size_t i = 0; !err && i < ledger_entries(ledger); i++)
-		err = pe_target_write(target, ledger->functions[i].patched,
-				      ledger->functions[i].jump, ledger->functions[i].size);
 	if (!err && (ledger->header.flags & LEDGER_SELECT))
 		err = ledger_write_commit(target, ledger, 1);
 	/* It is committed: what fails now is done by replace_finish. */
@@ -179,25 +177,17 @@ static struct pe_error *after_switch(struct pe_target *target, struct pe_plan *p
 	return err;
 }
 
-/*
- * Gives the process its own copy of each page that the switch will write to: a byte of it is
- * written as it is. The kernel copies a page at its first write, which takes longer than all else
- * that a commit of many functions does, and this way it happens while everything runs. Where only
- * a tracer may write, it happens in the stop.
- */
-static void own_pages(struct pe_target *target, const struct ledger *ledger)
+static struct pe_error *prepare_forth(struct pe_target *target, struct forth *forth)
 {
-	for (size_t i = 0; i < ledger->header.function_count; i++) {
-		uint64_t at = ledger->functions[i].patched;
-		uint8_t byte;
-		pe_auto_error struct pe_error *unread =
-			pe_target_read(target, at, &byte, sizeof(byte));
-		pe_auto_error struct pe_error *unwritten =
-			unread ? NULL : pe_target_write(target, at, &byte, sizeof(byte));
+	const struct ledger *ledger = forth->ledger;
 
-		if (unread || unwritten)
-			return;
+	for (size_t i = 0; i < ledger_entries(ledger); i++) {
+		const struct ledger_function *f = &ledger->functions[i];
+
+		if (!entries_add(&forth->entries, f->patched, f->jump, f->size))
+			return pe_error_nomem();
 	}
+	return entries_prepare(target, &forth->entries);
 }
 
 static struct pe_error *switch_over(struct pe_target *target, struct pe_plan *plan,
@@ -221,10 +211,10 @@ static struct pe_error *switch_over(struct pe_target *target, struct pe_plan *pl
 	};
 	struct pe_error *err = stage_register_unwind(target, ledger, deadline);
 
-	if (!err) {
-		own_pages(target, ledger);
+	if (!err)
+		err = prepare_forth(target, &forth);
+	if (!err)
 		err = ledger_write_state(target, ledger, PE_STATE_SWITCHING);
-	}
 	if (!err)
 		err = switch_run(target, &job, options, deadline, result, &view);
 	cancel_forbid();
@@ -233,6 +223,7 @@ static struct pe_error *switch_over(struct pe_target *target, struct pe_plan *pl
 	else
 		err = after_switch(target, plan, ledger, options, deadline, &view, result);
 	stop_view_deinit(&view);
+	entries_deinit(&forth.entries);
 	return err;
 }
 

@@ -333,6 +333,30 @@ struct pe_error *unstage(struct pe_target *target, struct ledger *ledger,
 			 uint64_t deadline) pe_must_check;
 void ledger_deinit(struct ledger *ledger);
 
+/* ---- entries.c ---- */
+
+struct entry_write {
+	uint64_t at;
+	const uint8_t *bytes; /* not owned */
+	size_t size;
+};
+
+/* Bytes to be written to entries in one stop, in any order. Zeroed is empty. */
+struct entries {
+	struct entry_write *writes;
+	size_t count;
+	struct entry_span *spans;
+	size_t span_count;
+};
+
+/* False without memory. No write crosses a page. */
+bool entries_add(struct entries *entries, uint64_t at, const uint8_t *bytes, size_t size);
+/* All that can be done while the target runs; after the last entries_add. */
+struct pe_error *entries_prepare(struct pe_target *target, struct entries *entries) pe_must_check;
+struct pe_error *entries_write(struct pe_target *target,
+			       const struct entries *entries) pe_must_check;
+void entries_deinit(struct entries *entries);
+
 /* ---- switch.c ---- */
 
 /* Below the stack pointer, for functions that call no other (psABI x86-64, 3.2.2). */

@@ -18,8 +18,14 @@ enum entry_bytes { ENTRY_OURS, ENTRY_BELOW };
 
 struct back {
 	struct ledger *ledger;
-	enum entry_bytes *entries;
+	enum entry_bytes *now; /* at each entry */
+	struct entries entries;
 };
+
+static void back_deinit(struct back *back)
+{
+	entries_deinit(&back->entries);
+}
 
 static struct pe_error *write_back(struct pe_target *target, void *ctx)
 {
@@ -29,12 +35,7 @@ static struct pe_error *write_back(struct pe_target *target, void *ctx)
 
 	if (ledger->header.flags & LEDGER_SELECT)
 		err = ledger_write_commit(target, ledger, 0);
-	for (size_t i = 0; !err && i < ledger_entries(ledger); i++)
-		if (back->entries[i] == ENTRY_OURS)
-			err = pe_target_write(target, ledger->functions[i].patched,
-					      ledger_bytes_below(ledger, i),
-					      ledger->functions[i].size);
-	return err;
+	return err ? err : entries_write(target, &back->entries);
 }
 
 static const char *text_name(void *ctx, uint32_t tag)
@@ -71,15 +72,30 @@ static struct pe_error *read_entries(struct pe_target *target, const struct ledg
 	return NULL;
 }
 
+static struct pe_error *prepare_back(struct pe_target *target, struct back *back)
+{
+	const struct ledger *ledger = back->ledger;
+	struct pe_error *err = read_entries(target, ledger, back->now);
+
+	for (size_t i = 0; !err && i < ledger_entries(ledger); i++) {
+		const struct ledger_function *f = &ledger->functions[i];
+
+		if (back->now[i] == ENTRY_OURS &&
+		    !entries_add(&back->entries, f->patched, ledger_bytes_below(ledger, i),
+				 f->size))
+			err = pe_error_nomem();
+	}
+	return err ? err : entries_prepare(target, &back->entries);
+}
+
 struct pe_error *switch_back(struct pe_target *target, struct ledger *ledger, bool must_be_free,
 			     const struct pe_apply_options *options, uint64_t deadline,
 			     struct pe_switch_result *result, struct stop_view *view)
 {
 	const struct pe_range text = { .start = ledger->start,
 				       .end = ledger->start + ledger->header.text_size };
-	pe_auto_free enum entry_bytes *entries =
-		calloc(ledger->header.function_count, sizeof(*entries));
-	struct back back = { .ledger = ledger, .entries = entries };
+	pe_auto_free enum entry_bytes *now = calloc(ledger->header.function_count, sizeof(*now));
+	__attribute__((cleanup(back_deinit))) struct back back = { .ledger = ledger, .now = now };
 	const struct ledger *const watch = ledger;
 	const struct switch_job job = {
 		.ranges = &text,
@@ -95,7 +111,7 @@ struct pe_error *switch_back(struct pe_target *target, struct ledger *ledger, bo
 		.range_name = text_name,
 	};
 	enum pe_state before = ledger->header.variable.state;
-	struct pe_error *err = entries ? read_entries(target, ledger, entries) : pe_error_nomem();
+	struct pe_error *err = now ? prepare_back(target, &back) : pe_error_nomem();
 
 	if (!err)
 		err = ledger_write_state(target, ledger, PE_STATE_REVERTING);
