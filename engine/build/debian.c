@@ -395,8 +395,13 @@ static struct pe_error *steps_run(struct preparation *p)
 {
 	static const char *const unfinished[] = { "src", "root", "objects", "apt", "log", NULL };
 	static const char *const temporary[] = { "apt", "download", NULL };
-	struct pe_error *err = parts_remove(p, unfinished);
 	size_t number = 0;
+
+	if (p->options->progress)
+		p->options->progress(p->options->ctx,
+				     "removing what an earlier attempt may have left");
+
+	struct pe_error *err = parts_remove(p, unfinished);
 
 	for (size_t i = 0; !err && i < sizeof(steps) / sizeof(*steps); i++) {
 		if (step_wanted(&steps[i], p->options->suite != NULL))

@@ -91,6 +91,31 @@ static void signals_block(sigset_t *old)
 	sigprocmask(SIG_BLOCK, &set, old);
 }
 
+/*
+ * What runs in a tree has a pid namespace of its own: however it ends, or we do, none of the
+ * processes that it started goes on. Returns in the process that becomes the program; this one
+ * waits for it and ends as it does.
+ */
+static void enter_pid_namespace(void)
+{
+	pid_t inner = unshare(CLONE_NEWPID) ? -1 : fork();
+	int status = 0;
+
+	if (inner < 0) {
+		dprintf(STDERR_FILENO, "cannot make a pid namespace: %s\n", strerror(errno));
+		_exit(127);
+	}
+	if (!inner) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		return;
+	}
+	while (waitpid(inner, &status, 0) < 0 && errno == EINTR)
+		;
+	if (WIFSIGNALED(status))
+		kill(getpid(), WTERMSIG(status));
+	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 127);
+}
+
 /* In the child: never returns; 127 is what a shell gives for a program that cannot be run. */
 static void child_main(const struct pe_run *run, int out, int err, const sigset_t *mask,
 		       pid_t parent)
@@ -110,6 +135,8 @@ static void child_main(const struct pe_run *run, int out, int err, const sigset_
 	dup2(nothing, STDIN_FILENO);
 	dup2(out, STDOUT_FILENO);
 	dup2(err, STDERR_FILENO);
+	if (run->tree)
+		enter_pid_namespace();
 
 	const char *failed = run->tree ? pe_tree_enter(run->tree) : NULL;
 

@@ -35,8 +35,14 @@ static int make_tree(void **state)
 	}
 
 	pe_auto_free char *proc = pe_format("%s/proc", dir.path);
+	pe_auto_free char *dev = pe_format("%s/dev", dir.path);
+	pe_auto_free char *null = pe_format("%s/dev/null", dir.path);
 
-	return proc && mkdir(proc, 0755) == 0 ? 0 : -1;
+	if (!proc || !dev || !null || mkdir(proc, 0755) || mkdir(dev, 0755))
+		return -1;
+	/* A shell opens it for what it runs in the background. */
+	pe_error_free(pe_file_write(null, "", 0));
+	return 0;
 }
 
 static int remove_tree(void **state)
@@ -105,12 +111,33 @@ static void a_tree_that_is_gone_is_named(void **state)
 	assert_non_null(strstr(text, "No such file"));
 }
 
+static void what_a_program_in_a_tree_leaves_running_ends_with_it(void **state)
+{
+	pe_auto_free char *out = NULL, *text = NULL;
+	char name[32];
+
+	skip_where_impossible();
+	/* Its pid as our own /proc numbers it. */
+	assert_int_equal(
+		in_tree(dir.path,
+			"sleep 60 <&0 & sleep 0.5; for p in /proc/[0-9]*; do "
+			"[ \"$(cat $p/comm)\" = sleep ] && "
+			"[ \"$(readlink $p/ns/pid)\" = \"$(readlink /proc/self/ns/pid)\" ] "
+			"&& echo ${p#/proc/}; done; exit 3",
+			&out, &text),
+		3);
+	assert_true(atoi(out) > 0);
+	snprintf(name, sizeof(name), "/proc/%d", atoi(out));
+	assert_int_not_equal(access(name, F_OK), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_program_in_a_tree_sees_the_tree_and_what_is_shared),
 		cmocka_unit_test(what_is_mounted_for_a_tree_ends_with_the_program),
 		cmocka_unit_test(a_tree_that_is_gone_is_named),
+		cmocka_unit_test(what_a_program_in_a_tree_leaves_running_ends_with_it),
 	};
 
 	return cmocka_run_group_tests(tests, make_tree, remove_tree);
