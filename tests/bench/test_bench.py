@@ -52,3 +52,14 @@ def test_patchers_killed_at_random_moments_cost_nothing(target):
     assert (server["errors"], server["reconnects"], server["contract_violations"]) == (0, 0, [])
     assert server["queries"] > 1000 and server["contract_questions"] > 20
     assert program["violations"] == 0 and program["calls"] >= 100000
+
+
+def test_agent_measures_what_it_costs(target):
+    done = run(os.path.join(TOP, "tests", "bench", "agent"), "--json",
+               *([] if LONG else ["--seconds", "3"]), timeout=300)
+    assert done.status == 0, done
+    result = json.loads(done.out)
+    # Memory does not depend on who else uses the processors.
+    assert 0 < result["agent_private_kb"] <= 6144
+    assert 0 < result["patcher_private_kb"] <= 4096
+    assert result["discovery_ms"] > 0 and result["idle_cpu_percent"] >= 0
