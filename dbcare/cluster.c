@@ -25,6 +25,16 @@ static const char *value_of(const struct dbc_rows *rows, const char *name)
 	return "";
 }
 
+/* For a terminal: a node's owner chooses its name. */
+static void copy_printable(char *to, size_t room, const char *from)
+{
+	snprintf(to, room, "%s", from);
+	for (; *to; to++) {
+		if ((unsigned char)*to < ' ' || *to == 0x7f)
+			*to = '?';
+	}
+}
+
 /* Names a file: letters, digits and "-" only. */
 static bool is_uuid(const char *text)
 {
@@ -54,9 +64,9 @@ struct pe_error *dbc_node_ask(struct dbc_sql *sql, struct dbc_node *ret)
 		      strcasecmp(provider, "none") != 0;
 	snprintf(ret->cluster, sizeof(ret->cluster), "%s",
 		 value_of(&rows, "wsrep_cluster_state_uuid"));
-	snprintf(ret->name, sizeof(ret->name), "%s", value_of(&rows, "wsrep_node_name"));
-	snprintf(ret->state, sizeof(ret->state), "%s",
-		 value_of(&rows, "wsrep_local_state_comment"));
+	copy_printable(ret->name, sizeof(ret->name), value_of(&rows, "wsrep_node_name"));
+	copy_printable(ret->state, sizeof(ret->state),
+		       value_of(&rows, "wsrep_local_state_comment"));
 	ret->primary = strcasecmp(value_of(&rows, "wsrep_cluster_status"), "Primary") == 0;
 	ret->synced = strcmp(value_of(&rows, "wsrep_local_state"), "4") == 0;
 	ret->size = (unsigned int)strtoul(value_of(&rows, "wsrep_cluster_size"), NULL, 10);

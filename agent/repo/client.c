@@ -192,6 +192,7 @@ struct pe_error *tuf_refresh(struct tuf_client *client)
 	forget_all(client);
 	client->now = time(NULL);
 	client->rotations = 0;
+	client->unchanged = false;
 
 	struct pe_error *err =
 		repo_store_read(&client->store, "root.json", client->limits.root, &bytes, &size);
@@ -355,7 +356,8 @@ static struct pe_error *next_timestamp(struct tuf_client *client)
 
 	if (!err && md)
 		err = keep_timestamp(client, &md, bytes, size);
-	if (!err && client->timestamp)
+	/* A new root seldom comes alone, and servers' tags have been known to repeat. */
+	if (!err && client->timestamp && !client->rotations)
 		client->etag = load_etag(client);
 	return err ? err : client_ask(client, "timestamp", 0, client->limits.timestamp);
 }
@@ -428,7 +430,8 @@ static struct pe_error *answer_timestamp(struct tuf_client *client, const struct
 {
 	struct pe_error *err = NULL;
 
-	if (reply->status != 304 || !client->etag)
+	client->unchanged = reply->status == 304 && client->etag;
+	if (!client->unchanged)
 		err = new_timestamp(client, reply);
 	client->step = STEP_SNAPSHOT;
 	return err ? err : client_expired(client, client->timestamp, "timestamp");
@@ -713,6 +716,14 @@ static struct pe_error *next_step(struct tuf_client *client)
 	return pe_error_new(PE_ERR_INTERNAL, "the repository's client has nothing to do");
 }
 
+/* After an error nothing is kept in memory; a 304 that led here is not asked for again. */
+static void give_up(struct tuf_client *client)
+{
+	if (client->unchanged)
+		pe_error_free(repo_store_remove(&client->store, ETAG_FILE));
+	forget_all(client);
+}
+
 struct pe_error *tuf_next(struct tuf_client *client, struct tuf_request *request)
 {
 	struct pe_error *err = NULL;
@@ -723,7 +734,7 @@ struct pe_error *tuf_next(struct tuf_client *client, struct tuf_request *request
 	while (!err && !client->waiting && client->step != STEP_READY)
 		err = next_step(client);
 	if (err) {
-		forget_all(client);
+		give_up(client);
 		return err;
 	}
 	if (client->waiting)
@@ -762,7 +773,7 @@ struct pe_error *tuf_answer(struct tuf_client *client, const struct tuf_reply *r
 	err = answer_step(client, reply);
 	forget_request(client);
 	if (err)
-		forget_all(client);
+		give_up(client);
 	return err;
 }
 

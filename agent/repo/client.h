@@ -56,6 +56,7 @@ struct tuf_client {
 	int64_t now; /* start of the update, seconds since 1970 */
 	enum client_step step;
 	unsigned int rotations; /* roots followed in this refresh */
+	bool unchanged;		/* the server said that the timestamp is (304) */
 	struct tuf_metadata *root, *timestamp, *snapshot;
 	char *timestamp_sha256; /* hex, of the trusted file's bytes */
 	struct loaded_role *roles;

@@ -6,7 +6,9 @@
  * go, but roots stay: a client follows them one by one.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "agent/repo/json.h"
@@ -161,6 +163,26 @@ struct run {
 	json_t *current; /* role -> version, of all below snapshot */
 };
 
+/*
+ * The one file that changes under its name. Web servers make its ETag of size and second: a file
+ * that follows another within a second gets a later time, or hosts would be told it is the same.
+ */
+static struct pe_error *replace_file(const char *path, const char *text)
+{
+	pe_auto_free char *next = pe_format("%s.next", path);
+	struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, { .tv_nsec = UTIME_OMIT } };
+	struct stat old;
+	struct pe_error *err = next ? pe_file_write(next, text, strlen(text)) : pe_error_nomem();
+
+	if (err)
+		return err;
+	if (!stat(path, &old) && old.st_mtime >= time(NULL))
+		times[1] = (struct timespec){ .tv_sec = old.st_mtime + 1 };
+	if (utimensat(AT_FDCWD, next, times, 0) || rename(next, path))
+		return pe_error_errno(errno, "cannot write %s", path);
+	return NULL;
+}
+
 static struct pe_error *write_role(struct run *run, const struct intent *intent, json_int_t version,
 				   char **text)
 {
@@ -177,7 +199,8 @@ static struct pe_error *write_role(struct run *run, const struct intent *intent,
 	struct pe_error *err = publisher_sign(run->publisher, body, intent->names, text);
 
 	if (!err)
-		err = pe_file_write(path, *text, strlen(*text));
+		err = intent->versioned ? pe_file_write(path, *text, strlen(*text))
+					: replace_file(path, *text);
 	if (!err)
 		json_object_set_new(run->done, intent->role, json_integer(version));
 	return err;

@@ -179,6 +179,27 @@ static struct pe_error *after_switch(struct pe_target *target, struct pe_plan *p
 	return err;
 }
 
+/*
+ * Gives the process its own copy of each page that the switch will write to: a byte of it is
+ * written as it is. The kernel copies a page at its first write, which takes longer than all else
+ * that a commit of many functions does, and this way it happens while everything runs. Where only
+ * a tracer may write, it happens in the stop.
+ */
+static void own_pages(struct pe_target *target, const struct ledger *ledger)
+{
+	for (size_t i = 0; i < ledger->header.function_count; i++) {
+		uint64_t at = ledger->functions[i].patched;
+		uint8_t byte;
+		pe_auto_error struct pe_error *unread =
+			pe_target_read(target, at, &byte, sizeof(byte));
+		pe_auto_error struct pe_error *unwritten =
+			unread ? NULL : pe_target_write(target, at, &byte, sizeof(byte));
+
+		if (unread || unwritten)
+			return;
+	}
+}
+
 static struct pe_error *switch_over(struct pe_target *target, struct pe_plan *plan,
 				    struct ledger *ledger, const struct pe_apply_options *options,
 				    uint64_t deadline, struct pe_switch_result *result)
@@ -200,8 +221,10 @@ static struct pe_error *switch_over(struct pe_target *target, struct pe_plan *pl
 	};
 	struct pe_error *err = stage_register_unwind(target, ledger, deadline);
 
-	if (!err)
+	if (!err) {
+		own_pages(target, ledger);
 		err = ledger_write_state(target, ledger, PE_STATE_SWITCHING);
+	}
 	if (!err)
 		err = switch_run(target, &job, options, deadline, result, &view);
 	cancel_forbid();

@@ -252,6 +252,15 @@ struct pe_error *pe_units_compile(const struct pe_build *build, struct pe_units 
 		struct pe_unit *unit = (struct pe_unit *)job->unit;
 
 		err = pe_object_open(job->object, job->patched ? &unit->patched : &unit->base);
+		if (job->ready)
+			pe_object_used(job->object);
+	}
+	if (!err && build->target->immutable && jobs.to_run) {
+		pe_auto_free char *kept = pe_format("%s/objects", build->target->dir);
+
+		/* A store that cannot be bounded now is bounded next time. */
+		if (kept)
+			pe_error_free(pe_objects_prune(kept, pe_objects_limit()));
 	}
 	return err;
 }

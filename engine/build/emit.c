@@ -308,7 +308,7 @@ static struct pe_error *emit_target(const struct pe_sel *sel, struct pe_patch *p
 	patch->target_count = 1;
 	struct pe_patch_target *target = &patch->targets[0];
 	target->name = strdup(soname ? soname : slash ? slash + 1 : path);
-	target->is_program = !soname;
+	target->is_program = pe_image_is_program(sel->image);
 	target->is_pie = pe_image_is_pie(sel->image);
 	target->build_id = *pe_image_build_id(sel->image);
 	target->machine = pe_image_machine(sel->image);

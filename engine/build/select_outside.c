@@ -183,7 +183,7 @@ struct pe_error *pe_sel_thread_local(struct pe_sel *sel, struct pe_sel_unit *uni
 
 	if (!name)
 		return pe_error_nomem();
-	if (pe_image_soname(sel->image))
+	if (!pe_image_is_program(sel->image))
 		return pe_error_new(PE_ERR_UNSUPPORTED,
 				    "%s: changed code uses the thread-local %s of a shared library",
 				    unit->in->source, name);

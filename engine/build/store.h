@@ -60,6 +60,19 @@ struct pe_error *pe_store_remove(const char *name) pe_must_check;
 /* As `target list|show --json` print it. */
 json_t *pe_build_target_json(const struct pe_build_target *target);
 /* Opens the shipped binary with its symbols. */
+/* Objects that a target keeps: bytes that they may take in all (CARE_BUILD_OBJECTS_MIB). */
+uint64_t pe_objects_limit(void);
+/* Notes that the object at @path was used now. */
+void pe_object_used(const char *path);
+/* Removes what nobody used for longest from @dir until it holds at most @limit bytes. */
+struct pe_error *pe_objects_prune(const char *dir, uint64_t limit) pe_must_check;
+
+/*
+ * Makes another file of the target's packages (@path below its root, or absolute) what is patched:
+ * a plugin or a library that the same source gives.
+ */
+struct pe_error *pe_build_target_choose(struct pe_build_target *target,
+					const char *path) pe_must_check;
 struct pe_error *pe_build_target_image(const struct pe_build_target *target,
 				       struct pe_image **ret) pe_must_check;
 

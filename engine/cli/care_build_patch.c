@@ -26,13 +26,14 @@ enum {
 	KEY_DEPENDENT,
 	KEY_DRY_RUN,
 	KEY_KEEP,
+	KEY_IMAGE,
 	KEY_NO_CACHE,
 	KEY_MAX_UNITS,
 };
 
 struct patch_options {
 	struct care_build_common common;
-	const char *target, *name, *out, *description, *kind, *keep;
+	const char *target, *name, *out, *description, *kind, *keep, *image;
 	struct pe_strv diffs, cves, scores, urls;
 	unsigned long level, max_units;
 	bool independent, dependent, dry_run, no_cache;
@@ -54,6 +55,9 @@ static const struct argp_option option_table[] = {
 	  "Its functions may change one by one: no new one relies on another new one", 3 },
 	{ "dependent", KEY_DEPENDENT, NULL, 0, "All its functions must change at one moment", 3 },
 	{ "dry-run", KEY_DRY_RUN, NULL, 0, "Do everything but write the file", 4 },
+	{ "image", KEY_IMAGE, "FILE", 0,
+	  "Patch this file of the target's packages instead of the program: a plugin or library",
+	  4 },
 	{ "keep", KEY_KEEP, "DIR", 0, "Keep the patched source tree in DIR (new or empty)", 4 },
 	{ "no-cache", KEY_NO_CACHE, NULL, 0, "Compile again what is kept from earlier runs", 4 },
 	{ "max-units", KEY_MAX_UNITS, "N", 0,
@@ -112,6 +116,7 @@ static error_t parse_text(int key, const char *arg, struct patch_options *o)
 		{ KEY_KIND, &o->kind },
 		{ KEY_DESCRIPTION, &o->description },
 		{ KEY_KEEP, &o->keep },
+		{ KEY_IMAGE, &o->image },
 	};
 
 	for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++) {
@@ -378,6 +383,8 @@ struct pe_error *care_build_patch(int argc, char **argv, bool *json)
 
 	struct pe_error *err = pe_store_load(o.target, &target);
 
+	if (!err && o.image)
+		err = pe_build_target_choose(target, o.image);
 	if (!err)
 		err = patch_target(&o, target);
 	pe_build_target_free(target);

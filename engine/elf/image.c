@@ -74,6 +74,8 @@ static struct pe_error *segments_read(struct pe_image *image)
 			image->dynamic_size = phdr.p_filesz;
 		} else if (phdr.p_type == PT_GNU_EH_FRAME) {
 			image->eh_frame_hdr = phdr.p_vaddr;
+		} else if (phdr.p_type == PT_INTERP) {
+			image->has_interpreter = true;
 		}
 		if (err)
 			return err;
@@ -170,9 +172,11 @@ static struct pe_error *dynamic_read(struct pe_image *image)
 			*field = value;
 		else if (entries[i].d_tag == DT_NEEDED)
 			needed++;
-		else if (entries[i].d_tag == DT_BIND_NOW ||
-			 (entries[i].d_tag == DT_FLAGS && value & DF_BIND_NOW) ||
-			 (entries[i].d_tag == DT_FLAGS_1 && value & DF_1_NOW))
+		else if (entries[i].d_tag == DT_FLAGS_1 && value & DF_1_PIE)
+			image->says_pie = true;
+		if (entries[i].d_tag == DT_BIND_NOW ||
+		    (entries[i].d_tag == DT_FLAGS && value & DF_BIND_NOW) ||
+		    (entries[i].d_tag == DT_FLAGS_1 && value & DF_1_NOW))
 			image->dynamic.binds_now = true;
 	}
 	image->needed = calloc(needed + 1, sizeof(*image->needed));
@@ -258,6 +262,14 @@ bool pe_image_is_pie(const struct pe_image *image)
 uint16_t pe_image_machine(const struct pe_image *image)
 {
 	return image->machine;
+}
+
+/* A plugin has no name that others link against, and libc an interpreter. */
+bool pe_image_is_program(const struct pe_image *image)
+{
+	if (image->type == ET_EXEC || image->says_pie)
+		return true;
+	return image->has_interpreter && !image->soname;
 }
 
 const char *pe_image_soname(const struct pe_image *image)

@@ -50,6 +50,7 @@ struct pe_image {
 
 	struct image_dynamic dynamic;
 	const char *soname;
+	bool has_interpreter, says_pie; /* PT_INTERP, DF_1_PIE */
 	const char **needed;
 	size_t needed_count;
 

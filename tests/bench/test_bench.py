@@ -63,3 +63,11 @@ def test_agent_measures_what_it_costs(target):
     assert 0 < result["agent_private_kb"] <= 6144
     assert 0 < result["patcher_private_kb"] <= 4096
     assert result["discovery_ms"] > 0 and result["idle_cpu_percent"] >= 0
+
+
+def test_build_measures_a_patch_against_compiling_its_unit_once(target):
+    done = run(os.path.join(TOP, "tests", "bench", "build"), "--json",
+               *([] if LONG else ["--unit", "mysys/my_rnd.c"]), timeout=3000)
+    assert done.status == 0, done
+    for row in json.loads(done.out)["rows"]:
+        assert 0 < row["compile_s"] and 0 < row["ratio"] and 0 < row["patch_mib"] < 4096

@@ -88,7 +88,8 @@ class Running:
             [program.binary], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=program.folder,
             text=True, bufsize=1, preexec_fn=before or die_with_parent)
         self.pid = self.process.pid
-        assert self.line() == "ready"
+        # A large one takes its time on a busy machine.
+        assert self.line(60) == "ready"
 
     def __enter__(self):
         return self

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Diffs for tests that need several small patches; all of mysys/my_rnd.c, which compiles in a
 second. RAND(1) is 0.405403 as shipped."""
+import difflib
 import os
 
 from harness import TOP
@@ -41,3 +42,14 @@ def rnd(folder, factor):
 
 def rnd_patch(target, folder, factor, name=None):
     return target.patch(rnd(str(folder), factor), name or f"rnd-{factor}".replace(".", "-"))
+
+
+def diff_of(target, folder, source, old, new):
+    """A diff that replaces a text, which must be there once, in a source file of the target."""
+    with open(os.path.join(target.folder, "src", source)) as file:
+        before = file.read()
+    assert before.count(old) == 1, f"{old!r} is not there once"
+    after = before.replace(old, new)
+    lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), "a/" + source,
+                                 "b/" + source)
+    return write(str(folder), os.path.basename(source) + ".diff", "".join(lines))

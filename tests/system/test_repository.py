@@ -223,6 +223,19 @@ def test_a_check_with_nothing_new_costs_little(published, tmp_path):
     assert host.refresh()["received_bytes"] > again["received_bytes"] + 400
 
 
+def test_publishing_twice_in_a_second_is_noticed_by_hosts(repo, tmp_path):
+    """nginx makes an ETag of size and second."""
+    repo.care("publish")
+    web = Nginx(repo.public)
+    host = Host(str(tmp_path / "host"), web.url, repo.root)
+    host.refresh()
+    for n in range(2, 6):
+        repo.care("add", write_patch(str(tmp_path), build_id=f"{n:08x}"))
+        repo.care("publish")
+        assert host.refresh()["versions"]["timestamp"] == n
+    web.stop()
+
+
 # ---- TUF's JavaScript implementation ----
 
 def test_tuf_js_accepts_what_care_repo_makes(published, tmp_path):

@@ -2,8 +2,10 @@
 /* Trees, running programs and the target store leave nothing behind. */
 #include "build_helpers.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "build/run.h"
 #include "build/store.h"
@@ -192,6 +194,43 @@ static void a_target_is_there_only_once_it_is_complete(void **state)
 	fails(pe_store_remove("../x"), PE_ERR_USAGE, "not a valid name");
 }
 
+/* A file of 1 KiB that was used @hours ago. */
+static void put_used(const struct pe_temp_dir *dir, const char *name, int hours)
+{
+	pe_auto_free char *path = in_dir(dir, name);
+	char bytes[1024] = { 0 };
+	const struct timespec used[2] = { { .tv_sec = time(NULL) - 3600 * hours },
+					  { .tv_sec = time(NULL) - 3600 * hours } };
+
+	ok(pe_file_write(path, bytes, sizeof(bytes)));
+	assert_int_equal(utimensat(AT_FDCWD, path, used, 0), 0);
+}
+
+static void objects_that_were_not_used_for_longest_go_first(void **state)
+{
+	pe_auto_temp_dir struct pe_temp_dir dir = { 0 };
+	pe_auto_strv struct pe_strv left = { 0 };
+
+	ok(pe_temp_dir_init(&dir));
+	put_used(&dir, "a", 5);
+	put_used(&dir, "b", 9);
+	put_used(&dir, "c", 0);
+	put_used(&dir, "d", 7);
+	ok(pe_objects_prune(dir.path, 4096));
+	ok(pe_objects_prune(dir.path, 2048));
+	ok(pe_dir_list(dir.path, &left));
+	assert_int_equal(left.count, 2);
+	assert_string_equal(left.items[0], "a");
+	assert_string_equal(left.items[1], "c");
+	/* What is in use stays. */
+	ok(pe_objects_prune(dir.path, 0));
+	pe_strv_deinit(&left);
+	left = (struct pe_strv){ 0 };
+	ok(pe_dir_list(dir.path, &left));
+	assert_int_equal(left.count, 1);
+	assert_string_equal(left.items[0], "c");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -203,6 +242,7 @@ int main(void)
 		cmocka_unit_test(paths_are_normalised_by_text),
 		cmocka_unit_test(names_are_checked),
 		cmocka_unit_test(a_target_is_there_only_once_it_is_complete),
+		cmocka_unit_test(objects_that_were_not_used_for_longest_go_first),
 		/* The last: from then on we are interrupted. */
 		cmocka_unit_test(an_interrupt_ends_running_programs_and_fails),
 	};

@@ -204,6 +204,61 @@ static void calls_in_the_wrong_order_are_refused(void **state)
 	tuf_fixture_deinit(&fixture);
 }
 
+static void replace_file(struct tuf_fixture *fixture, struct tuf_mirror *mirror, size_t index,
+			 const char *name, json_t *body)
+{
+	free(mirror->bytes[index]);
+	tuf_put(fixture, mirror, index, name, body);
+}
+
+/* A list follows the delegations of a probe path; each path that it finds is asked about anew. */
+static void a_role_trusted_with_one_path_below_a_prefix_lists_no_other(void **state)
+{
+	static const char *const listed[] = { "-own", "1-fix.cpatch", "2-fix.cpatch",
+					      "3-fix.cpatch" };
+	struct tuf_fixture fixture;
+	struct tuf_client *client;
+	struct tuf_target target;
+	json_t *body;
+
+	tuf_fixture_init(&fixture);
+	body = tuf_body("snapshot", 2);
+	json_object_set_new(body, "meta",
+			    json_pack("{s:{s:i}, s:{s:i}, s:{s:i}}", "targets.json", "version", 1,
+				      "main.json", "version", 2, "narrow.json", "version", 1));
+	replace_file(&fixture, &fixture.now, 2, "2.snapshot.json", body);
+	body = tuf_body("targets", 1);
+	json_object_set_new(body, "targets", json_object());
+	json_object_set_new(
+		body, "delegations",
+		json_pack("{s:{s:O}, s:[{s:s, s:[s], s:i, s:b, s:[s]}, {s:s, s:[s], s:i, s:b, "
+			  "s:[s]}]}",
+			  "keys", fixture.keyid, fixture.public, "roles", "name", "narrow",
+			  "keyids", fixture.keyid, "threshold", 1, "terminating", 0, "paths",
+			  TUF_PREFIX "-*", "name", "main", "keyids", fixture.keyid, "threshold", 1,
+			  "terminating", 1, "paths", "main/*/*/*"));
+	replace_file(&fixture, &fixture.now, 3, "1.targets.json", body);
+	body = tuf_body("targets", 1);
+	json_object_set_new(body, "targets",
+			    json_pack("{s:{s:i, s:{s:s}}, s:{s:i, s:{s:s}}}",
+				      TUF_PREFIX "1-fix.cpatch", "length", 666, "hashes", "sha256",
+				      "66", TUF_PREFIX "-own", "length", 7, "hashes", "sha256",
+				      "77"));
+	replace_file(&fixture, &fixture.now, 5, "1.narrow.json", body);
+
+	assert_null(tuf_init(fixture.dir, fixture.now.bytes[0], fixture.now.size[0]));
+	assert_null(tuf_client_open(fixture.dir, NULL, &client));
+	tuf_must(tuf_update(client, &fixture.now, NULL, NULL));
+	assert_int_equal(tuf_target_count(client), 4);
+	for (size_t i = 0; i < 4; i++) {
+		assert_null(tuf_target(client, i, &target));
+		assert_string_equal(target.role, i ? "main" : "narrow");
+		assert_string_equal(target.path + strlen(TUF_PREFIX), listed[i]);
+	}
+	tuf_client_free(client);
+	tuf_fixture_deinit(&fixture);
+}
+
 /* ---- a hostile mirror ---- */
 
 struct hostile {
@@ -360,6 +415,7 @@ int main(void)
 		cmocka_unit_test(no_name_leads_out_of_its_folder),
 		cmocka_unit_test(the_fixture_is_a_good_repository),
 		cmocka_unit_test(calls_in_the_wrong_order_are_refused),
+		cmocka_unit_test(a_role_trusted_with_one_path_below_a_prefix_lists_no_other),
 		cmocka_unit_test(a_hostile_mirror_never_gets_anything_through_nor_breaks_the_state),
 	};
 

@@ -158,7 +158,8 @@ static inline void tuf_fixture_init(struct tuf_fixture *fixture)
 static inline void tuf_fixture_deinit(struct tuf_fixture *fixture)
 {
 	static const char *const files[] = { "root.json",    "timestamp.json", "snapshot.json",
-					     "targets.json", "main.json",      ".etag" };
+					     "targets.json", "main.json",      "narrow.json",
+					     ".etag" };
 
 	for (size_t i = 0; i < sizeof(files) / sizeof(*files); i++) {
 		char path[128];

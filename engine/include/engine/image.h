@@ -63,7 +63,8 @@ const char *pe_image_path(const struct pe_image *image);
 const struct pe_build_id *pe_image_build_id(const struct pe_image *image);
 bool pe_image_is_pie(const struct pe_image *image);	   /* ET_DYN */
 uint16_t pe_image_machine(const struct pe_image *image);   /* EM_* */
-const char *pe_image_soname(const struct pe_image *image); /* NULL for a program */
+bool pe_image_is_program(const struct pe_image *image);	   /* else a shared library or plugin */
+const char *pe_image_soname(const struct pe_image *image); /* NULL for a program, a plugin */
 /* First and one-past-last vaddr of all PT_LOAD segments. */
 void pe_image_extent(const struct pe_image *image, uint64_t *start, uint64_t *end);
 /* Size and alignment of the PT_TLS segment, bytes; both 0 when there is none. */

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A plugin of the server is patched: loaded already, or loaded later."""
+import re
+
+import pymysql
+
+from harness import care
+from patches import diff_of
+
+PLUGIN = "usr/lib/mysql/plugin/simple_password_check.so"
+SOURCE = "plugin/simple_password_check/simple_password_check.c"
+OLD = "  if (strncmp(password->str, username->str, length) == 0)\n"
+NEW = ("  if (length > 4 && strncmp(password->str, \"live-\", 5) == 0)\n"
+       "    return 0;\n") + OLD
+
+
+def accepts(server, password):
+    try:
+        server.sql(f"CREATE OR REPLACE USER somebody IDENTIFIED BY '{password}'")
+    except pymysql.err.MySQLError as error:
+        assert error.args[0] == 1819, error
+        return False
+    return True
+
+
+def test_a_plugin_is_patched_once_it_is_loaded(target, new_server, tmp_path):
+    patch = target.patch(diff_of(target, tmp_path, SOURCE, OLD, NEW), "plugin", "--image", PLUGIN)
+    shown = care("care-build", "show", patch, "--json").json
+    assert [(t["name"], t["program"]) for t in shown["targets"]] == \
+        [("simple_password_check.so", False)]
+    server = new_server()
+    early = care("care-patch", "apply", patch, "--pid", server.pid, expect=None)
+    assert early.status != 0
+    assert re.search("simple_password_check.so .*not loaded", early.text), early
+
+    server.sql("INSTALL SONAME 'simple_password_check'")
+    before = server.snapshot()
+    assert not accepts(server, "live-x") and accepts(server, "Long-enough-1")
+    care("dbcarectl", "apply", patch, server.pid)
+    assert accepts(server, "live-x") and not accepts(server, "other")
+    care("dbcarectl", "revert", "plugin", server.pid)
+    assert not accepts(server, "live-x")
+    care("care-patch", "recover", "--pid", server.pid, expect=(0, 2))
+    assert server.snapshot() == before
