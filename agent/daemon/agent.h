@@ -98,6 +98,8 @@ json_t *agent_request(const char *verb, const struct agent_target *target);
 /* ---- targets.c ---- */
 
 void agent_scan_task(void *agent);
+/* For somebody who wants to see how things are; at most once a second. */
+void agent_scan_fresh(struct agent *agent);
 /* Looks at a process that has just started. */
 void agent_noticed(struct agent *agent, pid_t pid);
 void agent_ended(struct agent *agent, pid_t pid, int status, int signal);

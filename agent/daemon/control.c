@@ -58,6 +58,7 @@ static struct pe_error *do_status(struct client *client, const json_t *request, 
 	json_t *targets = json_array();
 	const char *by;
 
+	agent_scan_fresh(agent);
 	for (struct agent_target *t = agent->targets; t; t = t->next) {
 		const struct agent_offer *offer = NULL;
 		json_t *target = agent_target_json(t);

@@ -15,6 +15,9 @@
 /* A crash within so many seconds of a patch counts against the patch. */
 enum { CRASH_SECONDS = 60 };
 
+/* With process events, every so many intervals a scan looks for what they may have missed. */
+enum { SELDOM = 30, FRESH_MS = 1000 };
+
 const char *agent_target_name(const struct agent_target *target)
 {
 	const char *name = json_string_value(json_object_get(target->info, "name"));
@@ -121,8 +124,14 @@ static void take(struct agent *agent, json_t *info)
 	if (!provider)
 		return;
 	if (target) {
+		/* Somebody else has patched it, or taken a patch back. */
+		bool changed = !json_equal(json_object_get(target->info, "level"),
+					   json_object_get(info, "level"));
+
 		json_decref(target->info);
 		target->info = json_incref(info);
+		if (changed && target->task)
+			agent_task_wake(target->task);
 		return;
 	}
 	target = calloc(1, sizeof(*target));
@@ -245,12 +254,31 @@ void agent_scan_task(void *arg)
 {
 	struct agent *agent = arg;
 
+	uint64_t scanned_ms = 0;
+
 	agent->scan_task = agent_task_self();
-	for (;;) {
+	for (bool asked = true;;) {
+		uint64_t every_ms = agent->settings.scan_interval_s * 1000;
+		uint64_t now_ms = uv_hrtime() / 1000000;
+
 		agent_offers_look(agent);
-		scan(agent);
-		agent_task_wait((int)(agent->settings.scan_interval_s * 1000));
+		if (asked || now_ms - scanned_ms >= every_ms * (agent->watching ? SELDOM : 1)) {
+			scan(agent);
+			scanned_ms = uv_hrtime() / 1000000;
+		}
+		asked = agent_task_wait((int)every_ms);
 	}
+}
+
+void agent_scan_fresh(struct agent *agent)
+{
+	static uint64_t last_ms;
+	uint64_t now_ms = uv_hrtime() / 1000000;
+
+	if (now_ms - last_ms < FRESH_MS)
+		return;
+	last_ms = now_ms;
+	scan(agent);
 }
 
 json_t *agent_target_json(const struct agent_target *target)

@@ -98,6 +98,8 @@ void agent_watcher_task(void *arg)
 			err = listen_to_it(agent);
 			agent_lines_deinit(&lines);
 			agent->watching = false;
+			if (agent->scan_task)
+				agent_task_wake(agent->scan_task);
 		}
 		pe_error_free(err);
 		agent_task_sleep(AGAIN_MS);

@@ -486,12 +486,12 @@ static int work(struct agent_target *target)
 		return waited > START_LONG_MS ? START_SLOW_MS : START_MS;
 	}
 	target->doing = NULL;
-	if (state_is(target, "stopping"))
-		return STOP_MS;
 	if (!agent_settings_include(&target->agent->settings, agent_target_name(target))) {
 		target->doing = "left out by the settings";
-		return FOR_EVER;
+		return RETRY_MOST_MS;
 	}
+	if (state_is(target, "stopping"))
+		return STOP_MS;
 	if (!target->ready_ms)
 		target->ready_ms = uv_hrtime() / 1000000;
 	if (!target->recovered) {

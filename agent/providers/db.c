@@ -11,6 +11,9 @@
 #include "engine/apply.h"
 #include "engine/cleanup.h"
 
+/* A server says that it has started before it listens; one that still does not never will. */
+enum { LISTEN_SECONDS = 30 };
+
 static json_t *describe(const struct dbc_server *server)
 {
 	json_t *target = dbc_server_json(server);
@@ -19,7 +22,7 @@ static json_t *describe(const struct dbc_server *server)
 
 	if (server->stopping == 1)
 		state = "stopping";
-	else if (server->started == 0 || (server->started < 0 && !server->socket))
+	else if (server->started == 0 || (!server->socket && server->uptime_s < LISTEN_SECONDS))
 		state = "starting";
 	pe_build_id_hex(&server->build_id, hex);
 	json_object_set_new(target, "provider", json_string(db_provider.name));

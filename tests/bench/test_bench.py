@@ -54,6 +54,17 @@ def test_patchers_killed_at_random_moments_cost_nothing(target):
     assert program["violations"] == 0 and program["calls"] >= 100000
 
 
+def test_agent_measures_what_it_costs(target):
+    done = run(os.path.join(TOP, "tests", "bench", "agent"), "--json",
+               *([] if LONG else ["--seconds", "3"]), timeout=300)
+    assert done.status == 0, done
+    result = json.loads(done.out)
+    # Memory does not depend on who else uses the processors.
+    assert 0 < result["agent_private_kb"] <= 6144
+    assert 0 < result["patcher_private_kb"] <= 4096
+    assert result["discovery_ms"] > 0 and result["idle_cpu_percent"] >= 0
+
+
 def test_build_measures_a_patch_against_compiling_its_unit_once(target):
     done = run(os.path.join(TOP, "tests", "bench", "build"), "--json",
                *([] if LONG else ["--unit", "mysys/my_rnd.c"]), timeout=3000)
