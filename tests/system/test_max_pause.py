@@ -23,7 +23,8 @@ def test_a_pause_that_is_too_long_is_not_begun_and_said_why(target, server, tmp_
                 break
             time.sleep(0.2)
         assert found, refused
-        assert abs(int(found[1]) - server.threads()) <= 4 and int(found[2]) >= 2
+        # A server ends threads that it kept for connections when it likes.
+        assert int(found[1]) >= int(found[2]) >= 2
     assert server.snapshot() == before
 
 
