@@ -21,8 +21,8 @@ def apply(patch, server, *args, **kwargs):
     return care("dbcarectl", "apply", patch, server.pid, *args, **kwargs)
 
 
-def revert(name, server, **kwargs):
-    return care("dbcarectl", "revert", name, server.pid, **kwargs)
+def revert(name, server, *args, **kwargs):
+    return care("dbcarectl", "revert", name, server.pid, *args, **kwargs)
 
 
 def test_cycles_of_apply_and_revert_under_64_connections_cost_no_query(target, server):
@@ -245,3 +245,66 @@ def test_in_transaction(target, server, tmp_path):
         connection.rollback()
         assert server.value("SELECT COUNT(*) FROM care_trx") == 0
     server.sql("DROP TABLE care_trx")
+
+
+def test_idle_and_cached_threads_are_handled(target, new_server):
+    """Threads without a connection wait in the server's cache; each serves the next as before."""
+    server = new_server(options=["--thread-cache-size=256"])
+    patch = target.patch(case("two_functions"), "two")
+
+    def cached():
+        return int(server.value("SELECT variable_value FROM information_schema.global_status "
+                                "WHERE variable_name = 'Threads_cached'"))
+
+    def come_and_go():
+        connections = [server.connect() for _ in range(50)]
+        answers = set()
+        for connection in connections:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT CAST(ROUND(RAND(1), 3) AS CHAR)")
+                answers.add(cursor.fetchone()[0])
+            connection.close()
+        harness.wait_until(lambda: cached() >= 45, 20, "the threads are cached")
+        return answers
+
+    assert come_and_go() == {"0.405"}
+    threads = server.threads()
+    for _ in range(3):
+        apply(patch, server)
+        assert come_and_go() == {"2.405"}
+        revert("two", server)
+        assert come_and_go() == {"0.405"}
+    assert abs(server.threads() - threads) <= 4
+
+
+def test_olap_long_queries_are_not_waited_for(target, server, tmp_path):
+    """A query that computes for as long as it is let: the switch is done while it runs, and it runs
+    on undisturbed."""
+    patch = rnd_patch(target, tmp_path, "0.5")
+    query = "SELECT COUNT(*) FROM seq_1_to_100000 a, seq_1_to_1000000 b WHERE a.seq ^ b.seq = -1"
+    outcome = []
+
+    def compute():
+        try:
+            outcome.append(server.value(query))
+        except Exception as error:  # noqa: BLE001 - the assertion shows it
+            outcome.append(error)
+
+    def running():
+        return server.value("SELECT MAX(id) FROM information_schema.processlist "
+                            "WHERE info LIKE 'SELECT COUNT(*) FROM seq_1%'")
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    harness.wait_until(running, 20, "the query runs")
+    try:
+        for _ in range(3):
+            apply(patch, server, "--timeout", "10")
+            assert server.value(f"SELECT {RAND}") == "0.2027"
+            revert("rnd-0-5", server, "--timeout", "10")
+            assert server.value(f"SELECT {RAND}") == "0.4054"
+        assert running() and not outcome
+    finally:
+        server.sql(f"KILL QUERY {running() or 0}")
+        thread.join(60)
+    assert "interrupted" in str(outcome[0]), outcome
