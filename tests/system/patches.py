@@ -53,3 +53,16 @@ def diff_of(target, folder, source, old, new):
     lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), "a/" + source,
                                  "b/" + source)
     return write(str(folder), os.path.basename(source) + ".diff", "".join(lines))
+
+
+def query_levels(target, folder, name):
+    """The files of levels 1 and 2 of a patch of two functions that change together: alloc_root(),
+    which every statement calls many times, keeps its behaviour; RAND(1) is 0.2027 and 0.1014."""
+    files = []
+    for level, factor in ((1, "0.5"), (2, "0.25")):
+        nops = "nop; " * level
+        enter = 'DBUG_ENTER("alloc_root");'
+        hot = diff_of(target, folder, "mysys/my_alloc.c", enter,
+                      f'{enter} __asm__ volatile("{nops}");')
+        files.append(target.patch([hot, rnd(str(folder), factor)], name, "--level", str(level)))
+    return files

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from harness import LONG, care, wait_until
-from patches import case, rnd_patch
+from patches import case, query_levels, rnd_patch
 from programs import Program
 
 SOURCE = r"""
@@ -44,34 +44,41 @@ def release(pid):
     wait_until(done, 30, "the memory of reverted patches is released")
 
 
-def cycle(pid, patch, name):
-    care("care-patch", "apply", patch, "--pid", pid, "--timeout", "120")
+def cycle(pid, levels, name):
+    """The first level, each further one in its place, then none."""
+    for level in levels:
+        care("care-patch", "apply", level, "--pid", pid, "--timeout", "120")
     care("care-patch", "revert", name, "--pid", pid, "--timeout", "120")
 
 
-def measure(pid, patch, name, cycles, label):
+def measure(pid, levels, name, cycles, label):
     """Warm once: the first cycle copies the pages of entries, which stay the process's own."""
-    cycle(pid, patch, name)
+    cycle(pid, levels, name)
     release(pid)
     before = footprint(pid)
-    care("care-patch", "apply", patch, "--pid", pid)
+    for level in levels:
+        care("care-patch", "apply", level, "--pid", pid, "--timeout", "120")
+    care("care-patch", "recover", "--pid", pid, expect=(0, 2))
     applied = footprint(pid)
     care("care-patch", "revert", name, "--pid", pid, "--timeout", "120")
     for _ in range(cycles):
-        cycle(pid, patch, name)
+        cycle(pid, levels, name)
     release(pid)
     after = footprint(pid)
-    print(json.dumps({"target": label, "cycles": cycles, "bytes_per_patch": applied["ours"],
+    print(json.dumps({"target": label, "levels": len(levels), "cycles": cycles,
+                      "bytes_per_patch": applied["ours"],
                       "resident_per_patch": applied["resident"] - before["resident"],
                       "before": before, "after": after}))
     return before, applied, after
 
 
-def test_a_program_is_as_it_was_after_many_cycles(tmp_path):
+@pytest.mark.parametrize("levels", [1, 2], ids=["reverted", "replaced"])
+def test_a_program_is_as_it_was_after_many_cycles(tmp_path, levels):
     program = Program(tmp_path, SOURCE)
-    patch = program.patch("more", {"x * 3": "x * 5"})
+    files = [program.patch(f"more{n}", {"x * 3": f"x * {4 + n}"}, "--name", "more",
+                           "--level", str(n)) for n in range(1, levels + 1)]
     with program.start() as running:
-        before, applied, after = measure(running.pid, patch, "more", 1000 if LONG else 30,
+        before, applied, after = measure(running.pid, files, "more", 1000 if LONG else 30,
                                          "program")
         assert 0 < applied["ours"] <= 64 << 10
         assert applied["fds"] == before["fds"] and applied["threads"] == before["threads"]
@@ -80,14 +87,16 @@ def test_a_program_is_as_it_was_after_many_cycles(tmp_path):
         assert after == before
 
 
-@pytest.mark.parametrize("name", ["one function", "two functions"])
+@pytest.mark.parametrize("name", ["one function", "two functions", "replaced"])
 def test_an_idle_server_is_as_it_was_after_many_cycles(target, new_server, tmp_path, name):
     server = new_server()
     if name == "one function":
-        patch, name = rnd_patch(target, tmp_path, "0.5"), "rnd-0-5"
+        levels, name = [rnd_patch(target, tmp_path, "0.5")], "rnd-0-5"
+    elif name == "two functions":
+        levels, name = [target.patch(case("two_functions"), "two")], "two"
     else:
-        patch, name = target.patch(case("two_functions"), "two"), "two"
-    before, applied, after = measure(server.pid, patch, name, 500 if LONG else 5, "mariadbd")
+        levels, name = query_levels(target, tmp_path, "cycles"), "cycles"
+    before, applied, after = measure(server.pid, levels, name, 500 if LONG else 5, "mariadbd")
     assert 0 < applied["ours"] <= 128 << 10
     for key in ("ours", "maps", "fds", "threads", "heap"):
         # Threads of the server's own pools come and go with their stacks.
