@@ -13,6 +13,7 @@
 #include "build/debian.h"
 #include "build/database.h"
 #include "build/debian_private.h"
+#include "build/dry_run.h"
 #include "build/files.h"
 #include "build/run.h"
 #include "build/units.h"
@@ -225,7 +226,46 @@ static struct pe_error *step_configure(struct preparation *p)
 	if (!pe_strv_addf(&p->env, "SOURCE_DATE_EPOCH=%s", p->epoch) ||
 	    !pe_strv_add(&p->env, "CMAKE_EXPORT_COMPILE_COMMANDS=ON"))
 		return pe_error_nomem();
-	return debian_tool(p, "src", "make", "-f", "debian/rules", p->recipe->configure, NULL);
+	if (!p->recipe->dh_flags)
+		return debian_tool(p, "src", "make", "-f", "debian/rules", p->recipe->configure,
+				   NULL);
+
+	/* As dh does before it calls debian/rules, with the options that debian/rules exports. */
+	pe_auto_free char *rule = pe_format("care-build: ; eval \"$$(dpkg-buildflags --export=sh)\""
+					    " && $(MAKE) -f debian/rules %s",
+					    p->recipe->configure);
+	pe_auto_free char *option = rule ? pe_format("--eval=%s", rule) : NULL;
+
+	return option ? debian_tool(p, "src", "make", "-f", "debian/rules", option, "care-build",
+				    NULL)
+		      : pe_error_nomem();
+}
+
+/* A build that is no CMake's: what make would run tells how each source is compiled. */
+static struct pe_error *compile_database_make(struct preparation *p)
+{
+	pe_auto_free char *dir = pe_format("src/%s", p->recipe->build_dir);
+	pe_auto_free char *whole = pe_format("%s/src/%s", p->dir, p->recipe->build_dir);
+	pe_auto_free char *path = whole ? pe_format("%s/compile_commands.json", whole) : NULL;
+	pe_auto_free char *command = strdup("make -n"), *out = NULL, *err_out = NULL, *text = NULL;
+	bool made = false;
+
+	for (size_t i = 0; command && p->recipe->dry_run[i]; i++) {
+		pe_auto_free char *before = command;
+
+		command = pe_format("%s %s", before, p->recipe->dry_run[i]);
+	}
+	if (!dir || !path || !command)
+		return pe_error_nomem();
+
+	struct pe_error *err = debian_output(p, dir, command, &out, &err_out, &made);
+
+	if (!err && !made)
+		err = pe_error_new(PE_ERR_COMPILE, "`%s' failed in %s: %s", command, whole,
+				   pe_text_tail(err_out ? err_out : "", 15));
+	if (!err)
+		err = pe_dry_run_database(out ? out : "", whole, &text);
+	return err ? err : pe_file_write(path, text, strlen(text));
 }
 
 static struct pe_error *step_generate(struct preparation *p)
@@ -236,7 +276,9 @@ static struct pe_error *step_generate(struct preparation *p)
 
 	for (size_t i = 0; ok && p->recipe->generate[i]; i++)
 		ok = pe_strv_add(&argv, p->recipe->generate[i]);
-	return ok ? debian_tool_run(p, dir, &argv) : pe_error_nomem();
+	struct pe_error *err = ok ? debian_tool_run(p, dir, &argv) : pe_error_nomem();
+
+	return !err && p->recipe->dry_run ? compile_database_make(p) : err;
 }
 
 /* Libraries that the shipped program needs and this machine lacks: only a note. */

@@ -19,8 +19,11 @@ struct pe_debian_recipe {
 	const char *binary;	     /* in them */
 	const char *symbols;	     /* in them; NULL when none ships a list */
 	const char *configure;	     /* target of debian/rules */
+	bool dh_flags;		     /* it relies on dh to set CFLAGS and the like */
 	const char *build_dir;	     /* in the source, made by configure */
 	const char *const *generate; /* make targets of generated sources, NULL at the end */
+	/* Make targets whose dry run gives the compile database; NULL: configure writes it. */
+	const char *const *dry_run;
 };
 
 /* NULL when there is no such recipe. */

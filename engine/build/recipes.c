@@ -11,6 +11,12 @@ static const char *const mariadb_packages[] = {
 
 static const char *const mariadb_generate[] = { "GenError", "GenServerSource", NULL };
 
+static const char *const openssl_packages[] = { "libssl3", NULL };
+
+static const char *const openssl_generate[] = { "build_generated", NULL };
+
+static const char *const openssl_libraries[] = { "libcrypto.so", "libssl.so", NULL };
+
 static const struct pe_debian_recipe recipes[] = {
 	{
 		.name = "mariadb",
@@ -22,6 +28,19 @@ static const struct pe_debian_recipe recipes[] = {
 		.configure = "override_dh_auto_configure",
 		.build_dir = "builddir",
 		.generate = mariadb_generate,
+	},
+	{
+		/* libssl.so.3 is another image of the same target. */
+		.name = "openssl",
+		.product = "libs",
+		.source = "openssl",
+		.packages = openssl_packages,
+		.binary = "usr/lib/x86_64-linux-gnu/libcrypto.so.3",
+		.configure = "override_dh_auto_configure",
+		.dh_flags = true,
+		.build_dir = "build_shared",
+		.generate = openssl_generate,
+		.dry_run = openssl_libraries,
 	},
 };
 

@@ -9,11 +9,11 @@
 #include <inttypes.h>
 #include <string.h>
 
-enum { KEY_TARGET = 't', KEY_DIFFERENT = 'd', KEY_NO_CACHE = 256 };
+enum { KEY_TARGET = 't', KEY_DIFFERENT = 'd', KEY_NO_CACHE = 256, KEY_IMAGE };
 
 struct match_options {
 	struct care_build_common common;
-	const char *target;
+	const char *target, *image;
 	struct pe_strv files;
 	bool different;
 	bool no_cache;
@@ -22,6 +22,8 @@ struct match_options {
 static const struct argp_option option_table[] = {
 	{ "target", KEY_TARGET, "NAME", 0, "The target", 1 },
 	{ "different", KEY_DIFFERENT, NULL, 0, "List only functions that are not identical", 1 },
+	{ "image", KEY_IMAGE, "FILE", 0,
+	  "Compare with this file of the target's packages: a plugin or library", 1 },
 	{ "no-cache", KEY_NO_CACHE, NULL, 0, "Compile again what is kept from earlier runs", 2 },
 	{ 0 },
 };
@@ -36,6 +38,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case KEY_TARGET:
 		o->target = arg;
+		return 0;
+	case KEY_IMAGE:
+		o->image = arg;
 		return 0;
 	case KEY_DIFFERENT:
 		o->different = true;
@@ -204,6 +209,8 @@ struct pe_error *care_build_match(int argc, char **argv, bool *json)
 
 	struct pe_error *err = pe_store_load(o.target, &target);
 
+	if (!err && o.image)
+		err = pe_build_target_choose(target, o.image);
 	if (!err)
 		err = match_target(&o, target);
 	pe_build_target_free(target);

@@ -25,12 +25,13 @@ enum {
 	KEY_PID,
 	KEY_HUNKS,
 	KEY_KEEP,
+	KEY_IMAGE,
 	KEY_MAX_UNITS
 };
 
 struct survey_options {
 	struct care_build_common common;
-	const char *target, *new, *old, *keep, *pid, *max_units;
+	const char *target, *new, *old, *keep, *pid, *max_units, *image;
 	struct pe_strv below;
 	bool hunks;
 };
@@ -42,6 +43,7 @@ static const struct argp_option option_table[] = {
 	{ "hunks", KEY_HUNKS, NULL, 0, "Try each hunk of the files that build, too", 2 },
 	{ "pid", KEY_PID, "PID", 0, "Apply what was built to this process, and revert it", 2 },
 	{ "keep", KEY_KEEP, "DIR", 0, "Keep diffs and patch files in DIR (new or empty)", 3 },
+	{ "image", KEY_IMAGE, "FILE", 0, "As for `care-build patch': a plugin or library", 3 },
 	{ "max-units", KEY_MAX_UNITS, "N", 0, "As for `care-build patch' (default 32)", 3 },
 	{ 0 },
 };
@@ -56,6 +58,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		{ KEY_TARGET, &o->target }, { KEY_NEW, &o->new },
 		{ KEY_OLD, &o->old },	    { KEY_PID, &o->pid },
 		{ KEY_KEEP, &o->keep },	    { KEY_MAX_UNITS, &o->max_units },
+		{ KEY_IMAGE, &o->image },
 	};
 
 	for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++) {
@@ -225,7 +228,9 @@ static struct pe_error *try_change(const struct survey *s, struct trial *t, size
 		&run, &argv,
 		(const char *const[]){ s->care_build, "patch", "--json", "--target", s->o->target,
 				       "--name", name, "--diff", t->change->diff, "--max-units",
-				       s->o->max_units, "-o", file, NULL });
+				       s->o->max_units, "-o", file,
+				       /* last: there may be none */
+				       s->o->image ? "--image" : NULL, s->o->image, NULL });
 
 	if (err)
 		return err;

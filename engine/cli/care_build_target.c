@@ -88,7 +88,7 @@ static error_t add_parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case ARGP_KEY_END:
 		if (!o->what)
-			argp_error(state, "add what: mariadb or program?");
+			argp_error(state, "add what: mariadb, openssl or program?");
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -97,12 +97,13 @@ static error_t add_parse(int key, char *arg, struct argp_state *state)
 
 static const char add_doc[] =
 	"Prepare a program so that patches can be made for it: once, then it is kept.\v"
-	"WHAT is a program whose source is known (mariadb: fetched from Debian, configured as\n"
-	"Debian does, with the binary that Debian ships), or \"program\": any C or C++ program\n"
-	"with a build tree that has a compile database.\n"
+	"WHAT is a program whose source is known (mariadb, openssl: fetched from Debian,\n"
+	"configured as Debian does, with the binary that Debian ships), or \"program\": any C or\n"
+	"C++ program with a build tree that has a compile database.\n"
 	"\n"
 	"  care-build target add mariadb --debian 1:10.11.18-0+deb12u1\n"
 	"  care-build target add mariadb --debian 1:11.8.6-0+deb13u1 --suite trixie\n"
+	"  care-build target add openssl --debian 3.0.17-1~deb12u2\n"
 	"  care-build target add program --name hello --compile-commands "
 	"build/compile_commands.json "
 	"--binary build/hello";
@@ -151,6 +152,9 @@ static struct pe_error *add_debian(const struct pe_debian_recipe *recipe,
 
 	if (!name)
 		return pe_error_nomem();
+	/* Versions have it, names of targets have not. */
+	for (char *p = o->name ? NULL : strchr(name, '~'); p; p = strchr(p, '~'))
+		*p = '-';
 	pe_progress_init(&progress, !o->common.json && !o->common.quiet);
 
 	struct pe_debian_options options = {
