@@ -262,6 +262,8 @@ const char *pe_survey_reason(const char *code, const char *message)
 		{ NULL, "unnamed writable data", "unnamed data" },
 		{ NULL, "needs relocation type", "relocation that a patch cannot have" },
 		{ NULL, "no function with a name", "assembler code" },
+		{ "busy", "another patcher", "another patcher was at work" },
+		{ "busy", "another care-build", "another care-build was at work" },
 		{ "busy", "", "a thread never leaves the function" },
 		{ "compile", "", "does not compile without the other changes" },
 	};

@@ -97,12 +97,13 @@ def care(name, *args, expect=0, **kwargs):
 # ---- the build target ----
 
 class Target:
-    """Debian's MariaDB as care-build prepared it: source, flags, the shipped binary."""
+    """Debian's MariaDB as care-build prepared it: source, flags, the shipped binary. Or another
+    source package of which care-build has a recipe."""
 
-    def __init__(self, version, progress=False, suite=None):
-        self.version = version
+    def __init__(self, version, progress=False, suite=None, source="mariadb"):
+        self.version, self.source = version, source
         if self._find() is None:
-            args = ["target", "add", "mariadb", "--debian", version]
+            args = ["target", "add", source, "--debian", version]
             args += ["--suite", suite] if suite else []
             if progress:
                 subprocess.run([program("care-build"), *args], check=True,
@@ -115,12 +116,12 @@ class Target:
         self.name, self.build_id = found["name"], found["build_id"]
         self.folder = os.path.join(os.environ["CARE_BUILD_CACHE"], self.name)
         self.root = os.path.join(self.folder, "root")
-        if not os.path.exists(os.path.join(self.root, "usr/sbin/mariadbd")):
-            raise AssertionError(f"no usr/sbin/mariadbd under {self.root}")
+        if not os.path.exists(found["binary"]):
+            raise AssertionError(f"there is no {found['binary']}")
 
     def _find(self):
         for target in care("care-build", "target", "list", "--json").json["targets"]:
-            if self.version.endswith(target["version"]):
+            if target["provider"] == self.source and self.version.endswith(target["version"]):
                 return target
         return None
 
