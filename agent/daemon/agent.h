@@ -47,7 +47,7 @@ struct agent_target {
 	uint64_t ready_ms; /* first seen ready; 0: not yet */
 	char *fresh;	   /* SHA-256 of the patch that was applied a moment ago */
 	time_t fresh_since;
-	bool urgent;	/* an operator asked: try now, whatever was held */
+	bool urgent;	/* an operator asked: try now, not at the next try */
 	bool again;	/* and also what was followed by a crash */
 	bool recovered; /* looked for traces of a dead patcher */
 	bool gone;

@@ -506,7 +506,7 @@ static int work(struct agent_target *target)
 			return hold_error(target, NULL, err);
 		target->recovered = true;
 	}
-	if (agent_state_is_held(target->agent, agent_target_name(target), &by) && !target->urgent) {
+	if (agent_state_is_held(target->agent, agent_target_name(target), &by)) {
 		char reason[128];
 
 		snprintf(reason, sizeof(reason), "held by %s: `dbcarectl resume` ends it",

@@ -178,6 +178,7 @@ int main(int argc, char **argv)
 	struct input input = { &options, NULL };
 	struct pe_error *err;
 
+	pe_cli_init("care-repo");
 	argp_err_exit_status = 1;
 	argp_parse(&argp, argc, argv, 0, NULL, &input);
 	pe_progress_init(&options.progress, !options.json && !options.quiet);

@@ -166,7 +166,13 @@ struct pe_error *care_repo_publish(struct care_repo_options *options)
 		err = publisher_publish(publisher, options->timestamp, &done);
 	if (err)
 		return err;
-	if (!json_object_size(done))
+	/* For a timer, that nothing has to be done is as good as anything. */
+	if (!json_object_size(done) && options->timestamp && !options->json) {
+		if (!options->quiet)
+			puts("nothing expires soon");
+		return NULL;
+	}
+	if (!json_object_size(done) && !options->timestamp)
 		return pe_error_new(PE_ERR_NOTHING, "nothing changed and nothing expires soon");
 	if (options->json || options->quiet) {
 		say(options, json_pack("{s:O}", "published", done), " ");

@@ -265,6 +265,7 @@ int main(int argc, char **argv)
 
 	if (!options.names)
 		return 1;
+	pe_cli_init("care-tuf");
 	argp_err_exit_status = 1;
 	argp_parse(&argp, argc, argv, 0, NULL, &options);
 	err = strcmp(options.command, "init") ? do_update(&options) : do_init(&options);

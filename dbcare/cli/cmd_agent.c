@@ -233,7 +233,10 @@ int cmd_status(int argc, char **argv)
 
 /* ---- update ---- */
 
-/* 0: all have what is offered; 4: something is held; 2: there was nothing to do. */
+/*
+ * 0: all have what is offered; 4: something is held; 1: the repository could not be checked; 2:
+ * there was nothing to do.
+ */
 static int update_result(const json_t *answer)
 {
 	const char *wanted = text_of(answer, "wanted");
@@ -250,6 +253,8 @@ static int update_result(const json_t *answer)
 	}
 	if (held)
 		return pe_code_exit_status(PE_ERR_HELD);
+	if (json_is_string(json_object_get(answer, "check_error")))
+		return pe_code_exit_status(PE_ERR_SYSTEM);
 	return offered ? 0 : pe_code_exit_status(PE_ERR_NOTHING);
 }
 
@@ -263,16 +268,17 @@ int cmd_update(int argc, char **argv)
 	static const struct argp argp = {
 		options, asking_parse, "[TARGET]",
 		"Lets the agent check the repository now and bring all servers, or TARGET, to the "
-		"level that the settings allow, also when AUTO_UPDATE is NO. Gates hold it all "
-		"the same.\v"
+		"level that the settings allow, also when AUTO_UPDATE is NO. Gates, and what an "
+		"operator holds (`dbcarectl hold'), stay as they are.\v"
 		"TARGET is a pid or the path of a socket.\n"
 		"\n"
 		"Examples:\n"
 		"  dbcarectl update\n"
 		"  dbcarectl update /run/mysqld/mysqld.sock\n"
 		"\n"
-		"Exit status: 0 all have what is offered, 1 error, 2 nothing is offered, 3 no such "
-		"server or no agent, 4 something is held (it is tried again).\n",
+		"Exit status: 0 all have what is offered, 1 error (also when the repository could "
+		"not be checked), 2 nothing is offered, 3 no such server or no agent, 4 something "
+		"is held.\n",
 		common_children
 	};
 	struct asking asking = { .most = 1 };

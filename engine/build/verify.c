@@ -227,6 +227,17 @@ static struct pe_error *compare(const struct pe_patch *file, const void *bytes, 
 	return NULL;
 }
 
+/* A diff that does not apply or compile is none that a patch was made from. */
+static struct pe_error *note_unusable_diff(struct pe_error *err, struct pe_verify_result *ret)
+{
+	pe_auto_free char *text = pe_error_text(err);
+
+	pe_error_free(err);
+	return text && pe_strv_addf(&ret->differs, "the diff in the file makes no patch: %s", text)
+		       ? NULL
+		       : pe_error_nomem();
+}
+
 struct pe_error *pe_verify(struct pe_build *build, const struct pe_patch *patch, const void *bytes,
 			   size_t size, const char *work, struct pe_verify_result *ret)
 {
@@ -246,6 +257,8 @@ struct pe_error *pe_verify(struct pe_build *build, const struct pe_patch *patch,
 		err = pe_remake(build, patch, work, again, &result);
 	if (!err)
 		err = compare(patch, bytes, size, again, ret);
+	else if (patch->diff && (err->code == PE_ERR_FORMAT || err->code == PE_ERR_COMPILE))
+		err = note_unusable_diff(err, ret);
 	pe_make_result_deinit(&result);
 	pe_patch_free(again);
 	return err;

@@ -46,7 +46,9 @@ int pe_cli_fail(const char *program, struct pe_error *err, bool json)
 	pe_auto_free char *text = pe_error_text(err);
 	enum pe_code code = err->code;
 	int status = pe_code_exit_status(code);
-	const char *advice = pe_code_advice(code);
+	/* Root lacks what it lacks for another reason. */
+	bool hopeless = code == PE_ERR_PERMISSION && !geteuid();
+	const char *advice = hopeless ? "" : pe_code_advice(code);
 
 	if (json) {
 		pe_cli_json(json_pack("{s:{s:s, s:s, s:s, s:i}}", "error", "code",

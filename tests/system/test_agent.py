@@ -185,6 +185,9 @@ def test_hold_keeps_a_server_as_it_is_across_restarts_of_all_until_resume(new_se
     care("dbcarectl", "hold", server.socket, env=agent.env)
     agent.offer(levels[1])
     agent.wait_held(server, "held by root")
+    for words in ([], [server.socket]):
+        care("dbcarectl", "update", *words, env=agent.env, expect=4)
+    assert agent.target(server)["level"] is None
     agent.stop()
     server.restart()
     agent.start()

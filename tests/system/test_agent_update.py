@@ -139,7 +139,7 @@ def test_the_cache_serves_without_repository_and_update_policy_local_asks_nobody
     update(agent)
     agent.wait_level(server, 1)
     repository.web.broken = True
-    update(agent)
+    update(agent, expect=1)
     wait_until(lambda: agent.ask("status")["check_error"], 20, "the failed check is shown")
     server.restart()
     agent.wait_level(server, 1)

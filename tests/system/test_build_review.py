@@ -123,6 +123,17 @@ def test_another_diff_in_the_file_is_found_out(made):
     assert any("is not what the source gives" in line for line in result["differs"])
 
 
+def test_a_diff_in_the_file_that_does_not_apply_is_found_out(made):
+    program, path = made
+    with open(path, "rb") as file:
+        data = file.read()
+    wrong = path.replace(".cpatch", "-broken.cpatch")
+    with open(wrong, "wb") as file:
+        file.write(data.replace(b"-\treturn 2 * x + x % 7;", b"-\treturn 3 * x + x % 7;"))
+    result = verify(program, wrong, expect=5)
+    assert any("makes no patch" in line for line in result["differs"])
+
+
 def test_a_program_that_is_no_target_is_named(made, tmp_path):
     _, path = made
     done = care("care-build", "verify", path, "--json", expect=3,
