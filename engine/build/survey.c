@@ -225,7 +225,6 @@ const char *pe_survey_reason(const char *code, const char *message)
 	static const struct {
 		const char *code, *part, *reason;
 	} reasons[] = {
-		{ NULL, "no part of the program", "no code of the program" },
 		{ NULL, "changes no source of the program", "no code of the program" },
 		{ NULL, "no compile command", "not compiled in this build" },
 		{ NULL, "is compiled, but not into", "part of another program or library" },

@@ -282,6 +282,21 @@ struct fixture {
 	uint8_t text_before[SHA256_DIGEST_LENGTH];
 };
 
+/* Set-up and end of a group of tests. */
+static int open_own_image(void **state)
+{
+	struct pe_error *err = pe_image_open("/proc/self/exe", &own_image);
+
+	pe_error_free(err);
+	return err ? -1 : 0;
+}
+
+static int close_own_image(void **state)
+{
+	pe_image_close(own_image);
+	return 0;
+}
+
 static char *read_maps(pid_t pid)
 {
 	char path[64], *text = NULL;

@@ -254,20 +254,6 @@ static void a_blocked_replacement_leaves_the_old_one(void **state)
 	finish(&f);
 }
 
-static int open_own_image(void **state)
-{
-	struct pe_error *err = pe_image_open("/proc/self/exe", &own_image);
-
-	pe_error_free(err);
-	return err ? -1 : 0;
-}
-
-static int close_own_image(void **state)
-{
-	pe_image_close(own_image);
-	return 0;
-}
-
 int main(int argc, char **argv)
 {
 	if (argc == 6 && !strcmp(argv[1], "--child"))
