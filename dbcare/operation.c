@@ -217,6 +217,18 @@ static json_t *record_change(const struct dbc_outcome *outcome)
 			 "attempts", (int)change->attempts, "replaced", replaced);
 }
 
+/* What there is to say about the history itself becomes a warning. */
+static struct pe_error *record_begin(const char *action, json_t *fields,
+				     struct dbc_outcome *outcome, struct dbc_history **ret)
+{
+	struct pe_error *err = dbc_history_begin(action, fields, ret);
+	const char *note = err ? NULL : dbc_history_note(*ret);
+
+	if (note && !outcome->warning)
+		outcome->warning = strdup(note);
+	return err;
+}
+
 /* Writes the outcome; a record that fails now is a warning, since the switch has happened. */
 static void record_end(struct dbc_history *history, struct dbc_outcome *outcome, const char *result,
 		       const struct pe_error *err)
@@ -273,7 +285,7 @@ static struct pe_error *take_back(struct dbc_session *session, const char *name,
 	tell(options, "verification failed: reverting");
 	dbc_sql_close(session->sql);
 	session->sql = NULL;
-	warn(ret, dbc_history_begin("auto-revert", record_fields(session, name), &history));
+	warn(ret, record_begin("auto-revert", record_fields(session, name), ret, &history));
 	engine.max_pause_us = 0;
 	engine.cancellable = false;
 
@@ -380,7 +392,7 @@ struct pe_error *dbc_apply(struct dbc_session *session, const struct pe_patch *p
 
 	err = cluster_lock(session, &lock);
 	if (!err)
-		err = dbc_history_begin("apply", fields, &history);
+		err = record_begin("apply", fields, ret, &history);
 	else
 		json_decref(fields);
 	if (err)
@@ -431,7 +443,7 @@ struct pe_error *dbc_revert(struct dbc_session *session, const char *name,
 		}
 	}
 
-	err = dbc_history_begin("revert", record_fields(session, name), &history);
+	err = record_begin("revert", record_fields(session, name), ret, &history);
 	if (err)
 		return err;
 	err = resolve_busy(session, pe_revert(session->target, name, &engine, &ret->change), ret);
@@ -451,7 +463,8 @@ struct pe_error *dbc_recover(struct dbc_session *session, struct pe_recovery *re
 {
 	struct dbc_history *history;
 	struct dbc_outcome outcome = { 0 };
-	struct pe_error *err = dbc_history_begin("recover", record_fields(session, "-"), &history);
+	struct pe_error *err =
+		record_begin("recover", record_fields(session, "-"), &outcome, &history);
 
 	if (err)
 		return err;

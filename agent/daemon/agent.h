@@ -21,6 +21,7 @@
 #include "agent/daemon/task.h"
 #include "agent/lines.h"
 #include "agent/provider.h"
+#include "dbcare/history.h"
 
 struct agent;
 
@@ -114,6 +115,15 @@ const char *agent_target_name(const struct agent_target *target);
 /* One pass; returns after how many ms the next is due, -1: when something changes. */
 int agent_work_pass(struct agent_target *target);
 void agent_held_clear(struct agent_target *target);
+
+/* ---- record.c ---- */
+
+/* Records that @patch is about to be applied or reverted; nothing may be changed when it fails. */
+struct pe_error *agent_record_begin(struct agent_target *target, const char *action,
+				    const char *patch, struct dbc_history **ret) pe_must_check;
+/* And how it ended, with what the patcher answered and what went wrong (NULL: nothing). */
+void agent_record_end(struct agent_target *target, struct dbc_history *history, const char *result,
+		      const json_t *answer, const struct pe_error *cause);
 
 /* ---- offers.c ---- */
 

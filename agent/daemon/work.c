@@ -16,7 +16,6 @@
 #include <syslog.h>
 
 #include "agent/daemon/agent.h"
-#include "dbcare/history.h"
 #include "engine/cleanup.h"
 
 enum {
@@ -147,42 +146,6 @@ static bool has_patch(const struct agent_target *target, const struct agent_offe
 	return false;
 }
 
-/* ---- records ---- */
-
-static struct pe_error *record_begin(struct agent_target *target, const char *action,
-				     const char *patch, struct dbc_history **ret)
-{
-	return dbc_history_begin(
-		action,
-		json_pack("{s:s, s:i, s:I, s:s*, s:s, s:s, s:s}", "patch", patch, "pid",
-			  (int)target->pid, "start_time", (json_int_t)target->start_time, "server",
-			  json_string_value(json_object_get(target->info, "version")), "build_id",
-			  build_id(target), "socket", agent_target_name(target), "by",
-			  "care-agent"),
-		ret);
-}
-
-static void record_end(struct agent_target *target, struct dbc_history *history, const char *result,
-		       const json_t *answer, const struct pe_error *cause)
-{
-	json_t *more = json_copy(json_object_get(answer, "result"));
-
-	if (!more)
-		more = json_object();
-	json_object_del(more, "blockers");
-	if (cause) {
-		pe_auto_free char *text = pe_error_text(cause);
-
-		json_object_set_new(more, "message", json_string(text ? text : ""));
-	}
-
-	pe_auto_error struct pe_error *err = dbc_history_end(history, result, more);
-
-	if (err)
-		agent_event(target->agent, LOG_ERR, "history-failed", target,
-			    json_pack("{s:s}", "message", err->message));
-}
-
 /* ---- revert ---- */
 
 static struct pe_error *revert(struct agent_target *target, const char *name, const char *why)
@@ -190,7 +153,7 @@ static struct pe_error *revert(struct agent_target *target, const char *name, co
 	struct agent *agent = target->agent;
 	struct dbc_history *history;
 	json_t *answer = NULL, *request;
-	struct pe_error *err = record_begin(target, "revert", name, &history);
+	struct pe_error *err = agent_record_begin(target, "revert", name, &history);
 
 	if (err)
 		return err;
@@ -198,7 +161,7 @@ static struct pe_error *revert(struct agent_target *target, const char *name, co
 	request = agent_request("revert", target);
 	json_object_set_new(request, "name", json_string(name));
 	err = agent_ask(agent, request, -1, &answer, NULL);
-	record_end(target, history, err ? pe_code_name(err->code) : "reverted", answer, err);
+	agent_record_end(target, history, err ? pe_code_name(err->code) : "reverted", answer, err);
 	if (!err) {
 		agent->counts.reverts++;
 		agent_event(
@@ -305,7 +268,7 @@ static struct pe_error *switch_and_verify(struct agent_target *target,
 {
 	struct dbc_history *history;
 	json_t *answer = NULL;
-	struct pe_error *err = record_begin(target, "apply", offer->name, &history);
+	struct pe_error *err = agent_record_begin(target, "apply", offer->name, &history);
 
 	if (err)
 		return err;
@@ -315,7 +278,7 @@ static struct pe_error *switch_and_verify(struct agent_target *target,
 		/* Whatever the dead patcher left is finished or undone by the next pass. */
 		if (agent_patcher_died(err))
 			target->recovered = false;
-		record_end(target, history, pe_code_name(err->code), answer, err);
+		agent_record_end(target, history, pe_code_name(err->code), answer, err);
 		json_decref(answer);
 		return err;
 	}
@@ -323,7 +286,7 @@ static struct pe_error *switch_and_verify(struct agent_target *target,
 	target->fresh = strdup(offer->sha256);
 	target->fresh_since = time(NULL);
 	err = verify(target, visit, answer);
-	record_end(target, history, err ? pe_code_name(err->code) : "applied", answer, err);
+	agent_record_end(target, history, err ? pe_code_name(err->code) : "applied", answer, err);
 	if (!err)
 		tell_applied(target, offer, answer);
 	json_decref(answer);

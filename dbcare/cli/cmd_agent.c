@@ -75,6 +75,13 @@ static const char *when(long long seconds, char out[64])
 	return out;
 }
 
+static const char *next_try(long long seconds, char out[64])
+{
+	if (!seconds)
+		return "when you say so";
+	return seconds <= (long long)time(NULL) ? "now" : when(seconds, out);
+}
+
 static const char *names_of(const json_t *target, char *out, size_t room)
 {
 	const json_t *patch;
@@ -128,8 +135,7 @@ static void print_targets(const json_t *targets)
 			continue;
 		printf("\n%s is held: %s\n  since %s; next try %s\n", text_of(target, "name"),
 		       text_of(held, "reason"), when(number_of(held, "since"), since),
-		       number_of(held, "next_try") ? when(number_of(held, "next_try"), next)
-						   : "when you say so");
+		       next_try(number_of(held, "next_try"), next));
 	}
 }
 

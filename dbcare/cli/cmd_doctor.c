@@ -188,7 +188,7 @@ static json_t *agent_events(void)
 static json_t *history(void)
 {
 	json_t *all = NULL;
-	struct pe_error *err = dbc_history_read(&all);
+	struct pe_error *err = dbc_history_read(NULL, &all);
 
 	return err ? failed(err) : all;
 }

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* dbcarectl revert, recover, history: the way back, and what was done. */
+/* dbcarectl revert, recover: the way back. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "dbcare/cli/cli.h"
-#include "dbcare/history.h"
 #include "engine/cleanup.h"
 
 /* ---- revert ---- */
@@ -271,93 +270,4 @@ int cmd_recover(int argc, char **argv)
 	pe_recovery_deinit(&recovery);
 	dbc_session_close(&session);
 	return nothing ? pe_code_exit_status(PE_ERR_NOTHING) : 0;
-}
-
-/* ---- history ---- */
-
-static error_t history_parse(int key, char *arg, struct argp_state *state)
-{
-	struct cli *cli = state->input;
-
-	if (key == ARGP_KEY_INIT)
-		state->child_inputs[0] = cli;
-	else if (key == ARGP_KEY_ARG)
-		return cli_word(cli, arg, 0, state);
-	else
-		return ARGP_ERR_UNKNOWN;
-	return 0;
-}
-
-static const char *field(const json_t *record, const char *name)
-{
-	return json_string_value(json_object_get(record, name));
-}
-
-static void print_history(const json_t *all)
-{
-	static const char *const titles[] = { "TIME",	"ACTION", "PATCH", ">PID",    "SERVER",
-					      "RESULT", ">PAUSE", "GATES", "MESSAGE", NULL };
-	struct pe_table *table = pe_table_new(titles);
-	const json_t *record;
-	size_t i;
-
-	json_array_foreach(all, i, record)
-	{
-		char pid[24], pause[32] = "-";
-		json_int_t us = json_integer_value(json_object_get(record, "pause_us"));
-
-		snprintf(pid, sizeof(pid), "%lld",
-			 (long long)json_integer_value(json_object_get(record, "pid")));
-		if (us)
-			pe_format_us((unsigned long long)us, pause);
-		pe_table_row(table, (const char *const[]){
-					    field(record, "time"), field(record, "action"),
-					    field(record, "patch"), pid, field(record, "server"),
-					    field(record, "result"), pause, field(record, "gates"),
-					    field(record, "message") });
-	}
-	pe_table_print_and_free(table);
-}
-
-/* The servers' own memory is the truth; a history is not complete without it. */
-static void note_all_leftovers(void)
-{
-	struct dbc_servers servers = { 0 };
-	pe_auto_error struct pe_error *err = dbc_discover(&servers);
-
-	for (size_t i = 0; !err && i < servers.count; i++)
-		cli_note_leftovers(&servers.items[i]);
-	dbc_servers_deinit(&servers);
-}
-
-int cmd_history(int argc, char **argv)
-{
-	static const struct argp_child children[] = { { &cli_common_argp }, { 0 } };
-	static const struct argp argp = {
-		NULL, history_parse, NULL,
-		"Shows what was applied, reverted and taken back on this host, oldest first.\v"
-		"It is kept in /var/lib/dbcare/history.jsonl ($DBCARE_STATE_DIR). What is applied "
-		"now is told by the servers themselves: see `dbcarectl list`.\n",
-		children
-	};
-	struct cli cli = { 0 };
-	json_t *all;
-
-	argp_parse(&argp, argc, argv, 0, NULL, &cli);
-
-	struct pe_error *err = dbc_history_read(&all);
-
-	if (err)
-		return cli_fail(&cli, err);
-	note_all_leftovers();
-	if (cli.json) {
-		pe_cli_json(json_pack("{s:o}", "history", all));
-		return 0;
-	}
-	if (json_array_size(all))
-		print_history(all);
-	else
-		puts("Nothing was done on this host.");
-	json_decref(all);
-	return 0;
 }

@@ -102,9 +102,9 @@ class Agent:
                                         stdin=subprocess.DEVNULL, stdout=self.log_file,
                                         stderr=self.log_file, env=dict(os.environ, **self.env),
                                         preexec_fn=harness.die_with_parent)
-        harness.wait_until(self._answers, 20, "the agent's first answer")
+        harness.wait_until(self._answers, 60, "the agent's first answer")
         running = [server for server in self.servers if server.alive()]
-        harness.wait_until(lambda: all(self.target(server) for server in running), 20,
+        harness.wait_until(lambda: all(self.target(server) for server in running), 60,
                            "the agent's first look at the servers")
         return self
 
@@ -146,7 +146,7 @@ class Agent:
                 return target
         return None
 
-    def wait_level(self, server, level, seconds=20):
+    def wait_level(self, server, level, seconds=60):
         """Waits until the server has that patch level; None: unpatched."""
         def reached():
             target = self.target(server)
@@ -156,7 +156,7 @@ class Agent:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.target(server)}\n{self.log()}")
 
-    def wait_event(self, name, seconds=20, count=1):
+    def wait_event(self, name, seconds=60, count=1):
         def happened():
             found = [line for line in self.log().splitlines()
                      if line.startswith(f"care-agent: {name} ")]
@@ -166,7 +166,7 @@ class Agent:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log()}")
 
-    def wait_held(self, server, text, seconds=20):
+    def wait_held(self, server, text, seconds=60):
         def held():
             target = self.target(server)
             return target and target.get("held") and text in target["held"]["reason"] and target

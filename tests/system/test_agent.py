@@ -74,7 +74,7 @@ def test_agent_patches_a_server_and_patches_it_again_after_each_restart(new_serv
     assert len(found) == restarts + 1, agent.log()
     print("ms from ready to patched:", sorted(found))
     # A generous limit for a loaded machine; the figure itself is for `tests/run long`.
-    assert sorted(found)[len(found) // 2] < (1000 if LONG else 5000)
+    assert sorted(found)[len(found) // 2] < (1000 if LONG else 15000)
 
 
 def test_several_servers_that_start_at_once_are_all_patched(new_server, new_agent, levels):
@@ -134,7 +134,7 @@ def test_a_gate_holds_is_shown_with_reason_and_next_try_and_opens(new_server, ne
     assert held["since"] <= time.time() and held["next_try"] > held["since"]
     assert held["patch"] == "rnd"
     shown = care("dbcarectl", "status", env=agent.env).out
-    assert "is held: gate backup-lock" in shown and "next try in" in shown
+    assert "is held: gate backup-lock" in shown and "next try " in shown
     assert "rnd" in open(agent.path("state", "held")).read()
     lock.close()
     agent.wait_level(server, 1)

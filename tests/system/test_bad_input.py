@@ -351,3 +351,33 @@ def test_history_tells_what_was_done(untouched, patch):
     care("dbcarectl", "revert", "rnd-0-5", untouched.pid)
     rows = json.loads(care("dbcarectl", "history", "--json").out)
     assert "rnd-0-5" in json.dumps(rows)
+
+
+def test_a_damaged_history_holds_no_patch_up_and_is_kept(untouched, patch, tmp_path):
+    env = {"DBCARE_STATE_DIR": str(tmp_path)}
+    care("dbcarectl", "apply", patch, untouched.pid, env=env)
+    (tmp_path / "history.db").write_bytes(b"not a database" * 1000)
+    shown = care("dbcarectl", "history", env=env, expect=1)
+    assert "is damaged" in shown.err and "begins a new one" in shown.err
+    done = care("dbcarectl", "revert", "rnd-0-5", untouched.pid, env=env)
+    kept = list(tmp_path.glob("history.db.damaged-*"))
+    assert len(kept) == 1 and str(kept[0]) in done.err, done
+    assert kept[0].read_bytes().startswith(b"not a database")
+    rows = care("dbcarectl", "history", "--json", env=env).json["history"]
+    assert [(r["action"], r["result"]) for r in rows] == [("revert", "reverted")]
+
+
+def test_history_is_chosen_from_by_server_patch_and_time(untouched, patch, tmp_path):
+    env = {"DBCARE_STATE_DIR": str(tmp_path)}
+
+    def rows(*options):
+        return care("dbcarectl", "history", "--json", *options, env=env).json["history"]
+
+    care("dbcarectl", "apply", patch, untouched.pid, env=env)
+    care("dbcarectl", "revert", "rnd-0-5", untouched.pid, env=env)
+    assert len(rows(f"--server={untouched.socket}", "--patch=rnd-0-5", "--since=1h")) == 2
+    assert [r["action"] for r in rows("-n1")] == ["revert"]
+    assert not rows("--server=1") and not rows("--patch=other") and not rows("--until=1h")
+    assert len(rows("--since=2026-01-01", "--until=2999-01-01")) == 2
+    refused = care("dbcarectl", "history", "--since=yesterday", env=env, expect=1)
+    assert "'yesterday' is no time" in refused.err

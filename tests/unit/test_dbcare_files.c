@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Files of our own: option files are checked before they are believed; history survives damage. */
+/* Option files are checked before they are believed. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,7 +12,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "dbcare/history.h"
 #include "dbcare/options.h"
 #include "engine/cleanup.h"
 
@@ -95,64 +94,6 @@ static void a_missing_file_that_was_named_is_an_error(void **state)
 	assert_non_null(err);
 }
 
-static const char *field(const json_t *all, size_t i, const char *name)
-{
-	return json_string_value(json_object_get(json_array_get(all, i), name));
-}
-
-static void history_joins_intent_and_outcome_and_shows_what_is_unfinished(void **state)
-{
-	struct dbc_history *first, *second, *third;
-	json_t *all;
-
-	setenv("DBCARE_STATE_DIR", folder, 1);
-	assert_null(dbc_history_begin("apply", json_pack("{s:s}", "patch", "a"), &first));
-	assert_null(dbc_history_begin("apply", json_pack("{s:s}", "patch", "b"), &second));
-	assert_null(dbc_history_begin("revert", json_pack("{s:s}", "patch", "c"), &third));
-	assert_null(dbc_history_end(third, "reverted", json_pack("{s:i}", "pause_us", 7)));
-	assert_null(dbc_history_end(first, "applied", NULL));
-
-	/* A line that a crash cut off. */
-	char path[128];
-
-	snprintf(path, sizeof(path), "%s/history.jsonl", folder);
-	FILE *out = fopen(path, "a");
-	fputs("{\"time\":\"2026", out);
-	fclose(out);
-
-	assert_null(dbc_history_read(&all));
-	assert_int_equal(json_array_size(all), 3);
-	assert_string_equal(field(all, 0, "result"), "applied");
-	assert_string_equal(field(all, 0, "patch"), "a");
-	assert_string_equal(field(all, 1, "result"), "unfinished");
-	assert_string_equal(field(all, 2, "result"), "reverted");
-	assert_int_equal(json_integer_value(json_object_get(json_array_get(all, 2), "pause_us")),
-			 7);
-	json_decref(all);
-	assert_null(dbc_history_end(second, "applied", NULL));
-}
-
-static void history_is_empty_before_anything_was_done(void **state)
-{
-	json_t *all;
-
-	setenv("DBCARE_STATE_DIR", "/nonexistent/dbcare", 1);
-	assert_null(dbc_history_read(&all));
-	assert_int_equal(json_array_size(all), 0);
-	json_decref(all);
-}
-
-static void an_operation_that_cannot_be_recorded_does_not_begin(void **state)
-{
-	struct dbc_history *history;
-
-	setenv("DBCARE_STATE_DIR", "/dev/null/dbcare", 1);
-	pe_auto_error struct pe_error *err = dbc_history_begin("apply", json_object(), &history);
-
-	assert_non_null(err);
-	assert_non_null(strstr(err->message, "nothing was changed"));
-}
-
 static int make_folder(void **state)
 {
 	return mkdtemp(folder) ? 0 : -1;
@@ -160,8 +101,7 @@ static int make_folder(void **state)
 
 static int remove_folder(void **state)
 {
-	static const char *const names[] = { "inner.cnf", "outer.cnf", "open.cnf", "loop.cnf",
-					     "history.jsonl" };
+	static const char *const names[] = { "inner.cnf", "outer.cnf", "open.cnf", "loop.cnf" };
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
 		char path[128];
@@ -180,9 +120,6 @@ int main(void)
 		cmocka_unit_test(an_included_file_that_everybody_may_write_is_left_out_with_a_note),
 		cmocka_unit_test(files_that_include_each_other_end),
 		cmocka_unit_test(a_missing_file_that_was_named_is_an_error),
-		cmocka_unit_test(history_joins_intent_and_outcome_and_shows_what_is_unfinished),
-		cmocka_unit_test(history_is_empty_before_anything_was_done),
-		cmocka_unit_test(an_operation_that_cannot_be_recorded_does_not_begin),
 	};
 
 	return cmocka_run_group_tests(tests, make_folder, remove_folder);
