@@ -172,13 +172,6 @@ static struct pe_error *inputs_hash(struct make *m)
 
 /* ---- what the changed files are ---- */
 
-enum file_role {
-	ROLE_UNIT,   /* compiled by a command of its own */
-	ROLE_HEADER, /* included by units */
-	ROLE_BUILD,  /* decides how the program is made */
-	ROLE_OTHER,  /* documentation, tests, ... */
-};
-
 static bool has_suffix(const char *path, const char *const *suffixes)
 {
 	for (; *suffixes; suffixes++) {
@@ -204,7 +197,7 @@ static bool in_tests(const char *path)
 	return false;
 }
 
-static enum file_role role_of(const struct make *m, const char *path)
+enum pe_file_role pe_file_role(const char *path)
 {
 	static const char *const code[] = { ".h",   ".hh",  ".hpp", ".hxx", ".H",   ".c",   ".cc",
 					    ".cpp", ".cxx", ".C",   ".ic",  ".inl", ".inc", ".i",
@@ -227,13 +220,11 @@ static enum file_role role_of(const struct make *m, const char *path)
 						 "errmsg-utf8.txt",
 						 NULL };
 
-	if (pe_build_is_unit(m->build, path))
-		return ROLE_UNIT;
 	if (in_tests(path))
-		return ROLE_OTHER;
+		return PE_FILE_OTHER;
 	if (has_suffix(path, made_from))
-		return ROLE_BUILD;
-	return has_suffix(path, code) ? ROLE_HEADER : ROLE_OTHER;
+		return PE_FILE_BUILD;
+	return has_suffix(path, code) ? PE_FILE_CODE : PE_FILE_OTHER;
 }
 
 static struct pe_error *refuse_new_source(const struct make *m, const char *path)
@@ -331,16 +322,16 @@ static struct pe_error *files_sort(struct make *m)
 
 	for (size_t i = 0; !err && i < m->touched.count; i++) {
 		const char *path = m->touched.items[i];
-		enum file_role role = role_of(m, path);
-		bool changed = true;
+		bool unit = pe_build_is_unit(m->build, path), changed = true;
+		enum pe_file_role role = unit ? PE_FILE_CODE : pe_file_role(path);
 
-		if (role == ROLE_BUILD)
+		if (role == PE_FILE_BUILD)
 			return pe_error_new(PE_ERR_UNSUPPORTED,
 					    "%s decides how the program is made, not what one of "
 					    "its functions does: such a change cannot be patched "
 					    "into a running process",
 					    path);
-		if (role == ROLE_OTHER) {
+		if (role == PE_FILE_OTHER) {
 			if (!pe_strv_addf(&m->result->notes, "%s is no part of the program", path))
 				return pe_error_nomem();
 			continue;
@@ -350,7 +341,7 @@ static struct pe_error *files_sort(struct make *m)
 			err = lines_stay(m, path, &changed);
 		if (err || !changed)
 			continue;
-		if (role == ROLE_UNIT)
+		if (unit)
 			err = source_add(m, path);
 		else if (!pe_strv_has(&m->added, path) && !pe_strv_add(&headers, path))
 			err = pe_error_nomem();

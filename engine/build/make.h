@@ -9,6 +9,15 @@
 #include "build/select.h"
 #include "build/units.h"
 
+/* What a file is to the program, by its name, when no command of the build compiles it. */
+enum pe_file_role {
+	PE_FILE_CODE,  /* included by units, it seems */
+	PE_FILE_BUILD, /* decides how the program is made */
+	PE_FILE_OTHER, /* documentation, tests, ... */
+};
+
+enum pe_file_role pe_file_role(const char *path);
+
 struct pe_make_options {
 	const struct pe_strv *diffs; /* files, applied in this order */
 	size_t max_units;	     /* refuse a change (of a header) that touches more */

@@ -312,15 +312,6 @@ struct pe_error *pe_run(struct pe_run *run)
 	return pe_run_all(run, 1, 1, NULL, NULL);
 }
 
-size_t pe_run_jobs(void)
-{
-	cpu_set_t set;
-
-	if (sched_getaffinity(0, sizeof(set), &set))
-		return 1;
-	return (size_t)CPU_COUNT(&set);
-}
-
 bool pe_program_exists(const char *name)
 {
 	const char *path = getenv("PATH");

@@ -49,7 +49,10 @@ const char *pe_run_how(const struct pe_run *run, char *buf);
 void pe_run_guard_signals(void);
 bool pe_interrupted(void);
 
-/* Number of processors that we may use. */
+/*
+ * How many compilers may run at a time: CARE_BUILD_JOBS, or as many as there are processors that we
+ * may use, and 1 GiB of free memory for each.
+ */
 size_t pe_run_jobs(void);
 /* Is there a program of that name in PATH. */
 bool pe_program_exists(const char *name);

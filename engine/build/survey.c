@@ -7,7 +7,9 @@
  */
 #include "build/survey.h"
 #include "build/files.h"
+#include "build/make.h"
 #include "build/run.h"
+#include "build/tokens.h"
 #include "engine/cleanup.h"
 
 #include <string.h>
@@ -36,10 +38,11 @@ static struct pe_error *change_add(struct pe_survey_changes *changes, const char
 	items[changes->count++] = (struct pe_survey_change){
 		.path = strdup(path),
 		.hunk = hunk,
-		.diff = strdup(diff),
+		.diff = diff ? strdup(diff) : NULL,
 	};
-	return items[changes->count - 1].path && items[changes->count - 1].diff ? NULL
-										: pe_error_nomem();
+	return items[changes->count - 1].path && (items[changes->count - 1].diff || !diff)
+		       ? NULL
+		       : pe_error_nomem();
 }
 
 /* ---- which files ---- */
@@ -138,23 +141,70 @@ static struct pe_error *list_files(const char *old, const char *new, const struc
 
 /* ---- their diffs ---- */
 
-static struct pe_error *write_diff(const char *old, const char *new, const char *path,
+bool pe_survey_is_code(const char *path)
+{
+	return pe_file_role(path) == PE_FILE_CODE || pe_ends_with(path, ".h.in");
+}
+
+/* The difference of two files, as one of @path; @old may be none. */
+static struct pe_error *write_diff(const char *old, const char *new, const char *path, bool there,
 				   const char *file)
 {
 	pe_auto_strv struct pe_strv argv = { 0 };
 	pe_auto_free char *out = NULL;
-	bool there = is_regular(old, path);
 
 	if (!pe_strv_add(&argv, "diff") || !pe_strv_add(&argv, "-auN") ||
 	    !pe_strv_add(&argv, "--label") ||
 	    !pe_strv_addf(&argv, there ? "a/%s" : "/dev/null", path) ||
 	    !pe_strv_add(&argv, "--label") || !pe_strv_addf(&argv, "b/%s", path) ||
-	    !pe_strv_addf(&argv, "%s/%s", old, path) || !pe_strv_addf(&argv, "%s/%s", new, path))
+	    !pe_strv_add(&argv, old) || !pe_strv_add(&argv, new))
 		return pe_error_nomem();
 
 	struct pe_error *err = run_diff(&argv, &out);
 
 	return err ? err : pe_file_write(file, out, strlen(out));
+}
+
+/* The diff of two files of code without what differs by blanks; none is written when all does. */
+static struct pe_error *write_code_diff(const char *old, const char *new, const char *path,
+					const char *file, bool *same)
+{
+	pe_auto_free char *old_text = NULL, *new_text = NULL, *merged = NULL;
+	pe_auto_free char *temp = pe_format("%s.merged", file);
+	size_t old_size, new_size, size;
+	struct pe_error *err = temp ? pe_file_read(old, &old_text, &old_size) : pe_error_nomem();
+
+	if (!err)
+		err = pe_file_read(new, &new_text, &new_size);
+	if (!err)
+		err = pe_tokens_merge(old_text, old_size, new_text, new_size, &merged, &size);
+	if (err)
+		return err;
+	*same = size == old_size && !memcmp(merged, old_text, size);
+	if (*same)
+		return NULL;
+	err = pe_file_write(temp, merged, size);
+	if (!err)
+		err = write_diff(old, temp, path, true, file);
+	unlink(temp);
+	return err;
+}
+
+static struct pe_error *file_change(const char *old, const char *new, const char *path,
+				    const char *file, struct pe_survey_changes *ret)
+{
+	pe_auto_free char *old_path = pe_format("%s/%s", old, path);
+	pe_auto_free char *new_path = pe_format("%s/%s", new, path);
+	bool there = is_regular(old, path), same = false;
+	struct pe_error *err = NULL;
+
+	if (!old_path || !new_path)
+		return pe_error_nomem();
+	if (there && pe_survey_is_code(path))
+		err = write_code_diff(old_path, new_path, path, file, &same);
+	else
+		err = write_diff(old_path, new_path, path, there, file);
+	return err ? err : change_add(ret, path, 0, same ? NULL : file);
 }
 
 struct pe_error *pe_survey_files(const char *old, const char *new, const struct pe_strv *below,
@@ -166,9 +216,7 @@ struct pe_error *pe_survey_files(const char *old, const char *new, const struct 
 	for (size_t i = 0; !err && i < paths.count; i++) {
 		pe_auto_free char *file = pe_format("%s/%zu.diff", dir, i + 1);
 
-		err = file ? write_diff(old, new, paths.items[i], file) : pe_error_nomem();
-		if (!err)
-			err = change_add(ret, paths.items[i], 0, file);
+		err = file ? file_change(old, new, paths.items[i], file, ret) : pe_error_nomem();
 	}
 	return err;
 }
@@ -215,61 +263,4 @@ struct pe_error *pe_survey_hunks(const struct pe_survey_change *change, const ch
 		at = next;
 	}
 	return err;
-}
-
-/* ---- reasons ---- */
-
-const char *pe_survey_reason(const char *code, const char *message)
-{
-	/* The first that fits; what stands first is the more special. */
-	static const struct {
-		const char *code, *part, *reason;
-	} reasons[] = {
-		{ NULL, "changes no source of the program", "no code of the program" },
-		{ NULL, "no compile command", "not compiled in this build" },
-		{ NULL, "is compiled, but not into", "part of another program or library" },
-		{ NULL, "no function of the shipped binary changes", "no function changes" },
-		{ NULL, "decides how the program is made", "changes how the program is made" },
-		{ NULL, "is a new source file", "a new source file" },
-		{ NULL, "is no part of", "no code of the program" },
-		{ NULL, "layout of type", "layout of a type in use changes" },
-		{ NULL, "signature", "signature of a function in use changes" },
-		{ NULL, "initial value", "initial value of existing data changes" },
-		{ NULL, "size of the existing variable", "size of existing data changes" },
-		{ NULL, "which existing objects use", "virtual table changes" },
-		{ NULL, "thread-local", "thread-local data" },
-		{ NULL, "runs only once", "runs only once" },
-		{ NULL, "called only once", "runs only once" },
-		{ NULL, "constructor or destructor", "runs only once" },
-		{ NULL, "static initialiser", "runs only once" },
-		{ NULL, "identical code folding", "entry shared by folded functions" },
-		{ NULL, "cannot overwrite the entry", "entry cannot be overwritten" },
-		{ NULL, "bytes that the patch would overwrite", "entry cannot be overwritten" },
-		{ NULL, "source files of the program include", "header of too many sources" },
-		{ NULL, "whose shipped code is not what",
-		  "shipped code is not what the source gives" },
-		{ NULL, "in the shipped binary is not certain",
-		  "shipped code is not what the source gives" },
-		{ NULL, "is not in the shipped binary as compiled",
-		  "shipped code is not what the source gives" },
-		{ NULL, "in the shipped binary is unknown", "address of a symbol is not known" },
-		{ NULL, "which neither the shipped binary nor",
-		  "refers to what the program does not have" },
-		{ NULL, "several static symbols", "name of several static symbols" },
-		{ NULL, "cannot tell which of several", "name of several static symbols" },
-		{ NULL, "indirect function", "indirect function" },
-		{ NULL, "unnamed writable data", "unnamed data" },
-		{ NULL, "needs relocation type", "relocation that a patch cannot have" },
-		{ NULL, "no function with a name", "assembler code" },
-		{ "busy", "another patcher", "another patcher was at work" },
-		{ "busy", "another care-build", "another care-build was at work" },
-		{ "busy", "", "a thread never leaves the function" },
-		{ "compile", "", "does not compile without the other changes" },
-	};
-
-	for (size_t i = 0; i < sizeof(reasons) / sizeof(*reasons); i++)
-		if ((!reasons[i].code || !strcmp(reasons[i].code, code)) &&
-		    strstr(message, reasons[i].part))
-			return reasons[i].reason;
-	return NULL;
 }

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How often it works: every change between two trees is tried, and each outcome has its reason."""
+import json
 import os
 import shutil
+import signal
+import subprocess
 
 import pytest
 
-from harness import care
-from programs import Program
+from harness import care, program as our_program, wait_until
+from programs import MAIN, Program
 
 SOURCE = r"""
 #include <stdio.h>
@@ -41,15 +44,18 @@ def program(tmp_path_factory):
     return made
 
 
+def changed(text, changes):
+    for old, put in changes.items():
+        assert text.count(old) == 1
+        text = text.replace(old, put)
+    return text
+
+
 def tree(program, tmp_path, changes, more=()):
     """A source tree with changes: {old: new} in case.c, (file, text) besides."""
     new = tmp_path / "new"
     new.mkdir()
-    text = program.source
-    for old, put in changes.items():
-        assert text.count(old) == 1
-        text = text.replace(old, put)
-    (new / "case.c").write_text(text)
+    (new / "case.c").write_text(changed(program.source, changes))
     shutil.copy(os.path.join(program.folder, "main.c"), new)
     for name, content in more:
         (new / name).write_text(content)
@@ -103,3 +109,105 @@ def test_equal_trees_are_nothing_to_do(program, tmp_path):
     done = care("care-build", "survey", "--target", program.name, "--new",
                 tree(program, tmp_path, {}), "--json", env=program.env, expect=2)
     assert "do not differ" in done.json["error"]["message"]
+
+
+def test_what_differs_by_blanks_is_no_change_and_is_not_in_the_patch_of_another(program, tmp_path):
+    text = program.source.replace("\t", "    ").replace("printf(", "printf (  ")
+    new = tree(program, tmp_path, {})
+    with open(os.path.join(new, "case.c"), "w") as file:
+        file.write(text)
+    result, trials = survey(program, new)
+    assert trials["case.c", 0]["reason"] == "blanks and comments alone"
+    assert result["files"]["outcomes"]["no code"] == 1
+
+    with open(os.path.join(new, "case.c"), "w") as file:
+        file.write(changed(text, {"* 3 + limit": "* 4 + limit"}))
+    keep = tmp_path / "keep"
+    result, trials = survey(program, new, "--keep", str(keep))
+    assert trials["case.c", 0]["outcome"] == "built"
+    lines = (keep / "1.diff").read_text().splitlines()
+    assert [line for line in lines[3:] if line[0] in "+-"] == [
+        "-\treturn i->weight * 3 + limit;", "+    return i->weight * 4 + limit;"]
+
+
+# ---- a change in two files: the second has what the first needs
+
+CONNECTED = ({"? first(&i) : second(&i)": "? helper(&i) : second(&i)",
+              "void say(": "int helper(struct item *i);\nvoid say("},
+             {"int main(void)": "int helper(int *numbers)\n{\n\treturn numbers[0] + 1;\n}\n"
+                                "int main(void)"})
+
+
+@pytest.fixture
+def connected(program, tmp_path):
+    case, main = CONNECTED
+    return tree(program, tmp_path, case, [("main.c", changed(MAIN, main)), ("README", "two\n")])
+
+
+@pytest.mark.parametrize("paths", [[], ["case.c"]])
+def test_a_file_that_needs_another_is_tried_together_with_it(program, connected, paths):
+    with program.start() as p:
+        before = p.snapshot()
+        _, trials = survey(program, connected, "--pid", str(p.pid), *paths)
+        assert p.released() and p.snapshot() == before
+    assert trials["case.c", 0]["outcome"] == "applied"
+    assert trials["case.c", 0]["with"] == ["main.c"]
+    # Alone it is a new function that nobody calls.
+    assert not paths or ("main.c", 0) not in trials
+    assert paths or trials["main.c", 0]["with"] == []
+
+
+def test_all_files_named_are_one_change_when_asked_for(program, connected):
+    result, trials = survey(program, connected, "--together")
+    assert list(trials) == [("README", 0)]
+    assert trials["README", 0]["outcome"] == "built"
+    assert trials["README", 0]["with"] == ["case.c", "main.c"]
+    _, trials = survey(program, connected, "--together", "case.c")
+    assert trials["case.c", 0]["reason"] == "refers to what the program does not have"
+
+
+# ---- results are kept as they come
+
+def results(path):
+    with open(path) as file:
+        return [json.loads(line) for line in file]
+
+
+def test_a_stopped_survey_goes_on_where_it_was(program, connected, tmp_path):
+    out = str(tmp_path / "results")
+    args = ["survey", "--target", program.name, "--new", connected, "--jobs", "1", "-o", out]
+    stopped = subprocess.Popen([our_program("care-build"), *args], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, **program.env})
+    # case.c is refused alone and waits for the next round; main.c is done.
+    wait_until(lambda: os.path.exists(out) and len(results(out)) > 1, 60, "the first result")
+    stopped.send_signal(signal.SIGINT)
+    _, err = stopped.communicate(timeout=60)
+    assert stopped.returncode == 1 and "interrupted" in err
+    assert "1 of 3 change no code" in err and "2 of 3: " in err, err
+
+    before = results(out)
+    with open(out, "a") as file:
+        file.write('{"path": "cut')
+    done = care("care-build", *args, env=program.env)
+    assert "2 of 3 change no code or are known" in done.err
+    with open(out) as file:
+        lines = file.read().splitlines()
+    after = [json.loads(line) for line in lines if not line.endswith("cut")]
+    assert after[:len(before)] == before
+    assert sorted(r["path"] for r in after[1:]) == ["case.c", "main.c"]
+    # A result that is known is believed, not tried for again.
+    with open(out, "w") as file:
+        file.writelines(json.dumps(r) + "\n" for r in
+                        [before[0], *({**r, "outcome": "refused", "reason": "said so"}
+                                      for r in after[1:])])
+    result, _ = survey(program, connected, "-o", out)
+    assert result["files"]["reasons"]["said so"] == 2
+
+
+def test_results_of_another_survey_are_not_mixed_in(program, connected, tmp_path):
+    out = str(tmp_path / "results")
+    survey(program, connected, "-o", out, "--max-units", "7")
+    done = care("care-build", "survey", "--target", program.name, "--new", connected, "-o", out,
+                "--json", env=program.env, expect=1)
+    assert "another survey" in done.json["error"]["message"]

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What a refused change tells: the kind of its reason, and what else it may need. */
+#include "build/files.h"
+#include "build/survey.h"
+#include "engine/cleanup.h"
+
+#include <ctype.h>
+#include <string.h>
+
+/* ---- kinds ---- */
+
+const char *pe_survey_reason(const char *code, const char *message)
+{
+	/* The first that fits; what stands first is the more special. */
+	static const struct {
+		const char *code, *part, *reason;
+	} reasons[] = {
+		{ NULL, "changes no source of the program", "no code of the program" },
+		{ NULL, "no compile command", "not compiled in this build" },
+		{ NULL, "is compiled, but not into", "part of another program or library" },
+		{ NULL, "no function of the shipped binary changes", "no function changes" },
+		{ NULL, "decides how the program is made", "changes how the program is made" },
+		{ NULL, "is a new source file", "a new source file" },
+		{ NULL, "is no part of", "no code of the program" },
+		{ NULL, "layout of type", "layout of a type in use changes" },
+		{ NULL, "signature", "signature of a function in use changes" },
+		{ NULL, "initial value", "initial value of existing data changes" },
+		{ NULL, "size of the existing variable", "size of existing data changes" },
+		{ NULL, "which existing objects use", "virtual table changes" },
+		{ NULL, "thread-local", "thread-local data" },
+		{ NULL, "runs only once", "runs only once" },
+		{ NULL, "called only once", "runs only once" },
+		{ NULL, "constructor or destructor", "runs only once" },
+		{ NULL, "static initialiser", "runs only once" },
+		{ NULL, "identical code folding", "entry shared by folded functions" },
+		{ NULL, "cannot overwrite the entry", "entry cannot be overwritten" },
+		{ NULL, "bytes that the patch would overwrite", "entry cannot be overwritten" },
+		{ NULL, "source files of the program include", "header of too many sources" },
+		{ NULL, "whose shipped code is not what",
+		  "shipped code is not what the source gives" },
+		{ NULL, "in the shipped binary is not certain",
+		  "shipped code is not what the source gives" },
+		{ NULL, "is not in the shipped binary as compiled",
+		  "shipped code is not what the source gives" },
+		{ NULL, "in the shipped binary is unknown", "address of a symbol is not known" },
+		{ NULL, "which neither the shipped binary nor",
+		  "refers to what the program does not have" },
+		{ NULL, "several static symbols", "name of several static symbols" },
+		{ NULL, "cannot tell which of several", "name of several static symbols" },
+		{ NULL, "indirect function", "indirect function" },
+		{ NULL, "unnamed writable data", "unnamed data" },
+		{ NULL, "needs relocation type", "relocation that a patch cannot have" },
+		{ NULL, "no function with a name", "assembler code" },
+		{ "busy", "another patcher", "another patcher was at work" },
+		{ "busy", "another care-build", "another care-build was at work" },
+		{ "busy", "", "a thread never leaves the function" },
+		{ "compile", "", "does not compile without the other changes" },
+	};
+
+	for (size_t i = 0; i < sizeof(reasons) / sizeof(*reasons); i++)
+		if ((!reasons[i].code || !strcmp(reasons[i].code, code)) &&
+		    strstr(message, reasons[i].part))
+			return reasons[i].reason;
+	return NULL;
+}
+
+/* ---- what else it needs ---- */
+
+/* More are no small change any more, but a common word. */
+static const size_t most_needed = 12;
+
+static bool is_word(char c)
+{
+	return isalnum((unsigned char)c) || c == '_';
+}
+
+/* Adds the identifiers of @text; short ones and the words of types tell nothing. */
+static struct pe_error *add_names(const char *text, size_t size, struct pe_strv *names)
+{
+	static const char *const common[] = { "struct", "union",  "enum",   "const",   "unsigned",
+					      "signed", "char",	  "short",  "int",     "long",
+					      "float",	"double", "void",   "static",  "inline",
+					      "class",	"size_t", "extern", "volatile" };
+
+	for (const char *p = text, *end = text + size; p < end;) {
+		const char *from = p;
+		bool known = false;
+
+		while (p < end && is_word(*p))
+			p++;
+
+		size_t n = (size_t)(p - from);
+
+		for (size_t i = 0; i < sizeof(common) / sizeof(*common); i++)
+			known |= n == strlen(common[i]) && !memcmp(from, common[i], n);
+		if (n > 2 && !known && !isdigit((unsigned char)*from)) {
+			pe_auto_free char *name = strndup(from, n);
+
+			if (!name || (!pe_strv_has(names, name) && !pe_strv_add(names, name)))
+				return pe_error_nomem();
+		}
+		while (p < end && !is_word(*p))
+			p++;
+	}
+	return NULL;
+}
+
+/* The words between @open and @close, from @text on. */
+static struct pe_error *add_quoted(const char *text, const char *open, const char *close,
+				   struct pe_strv *names)
+{
+	const char *from = strstr(text, open), *to = from ? strstr(from, close) : NULL;
+
+	return to ? add_names(from + strlen(open), (size_t)(to - from) - strlen(open), names)
+		  : NULL;
+}
+
+/*
+ * The names that a refusal is about: on the lines of the compiler's errors what is quoted first,
+ * and the member that a type has not; or the symbol that nobody defines.
+ */
+static struct pe_error *names_in(const char *message, struct pe_strv *names)
+{
+	static const char open[] = "\xe2\x80\x98", close[] = "\xe2\x80\x99"; /* quotes in UTF-8 */
+	pe_auto_strv struct pe_strv lines = { 0 };
+	struct pe_error *err = pe_split_lines(message, strlen(message), &lines);
+
+	for (size_t i = 0; !err && i < lines.count; i++) {
+		const char *error = strstr(lines.items[i], "error: ");
+		const char *named = error ? strstr(error, " named ") : NULL;
+
+		if (error)
+			err = add_quoted(error, open, close, names);
+		if (!err && named)
+			err = add_quoted(named, open, close, names);
+	}
+	return err ? err : add_quoted(message, "refers to ", ", which", names);
+}
+
+/* Does an added or removed line of the diff have one of the names as a word? */
+static bool mentions(const char *diff, const struct pe_strv *names)
+{
+	for (size_t i = 0; i < names->count; i++) {
+		size_t size = strlen(names->items[i]);
+
+		for (const char *p = diff; (p = strstr(p, names->items[i])); p += size) {
+			const char *line = p;
+
+			while (line > diff && line[-1] != '\n')
+				line--;
+			if ((*line == '+' || *line == '-') && strncmp(line, "+++", 3) &&
+			    strncmp(line, "---", 3) && !is_word(p[-1]) && !is_word(p[size]))
+				return true;
+		}
+	}
+	return false;
+}
+
+struct pe_error *pe_survey_needs(const struct pe_survey_changes *changes, const char *message,
+				 const bool *may, bool *in, size_t *added)
+{
+	pe_auto_strv struct pe_strv names = { 0 };
+	pe_auto_free bool *found = calloc(changes->count + 1, sizeof(*found));
+	struct pe_error *err = found ? names_in(message, &names) : pe_error_nomem();
+
+	*added = 0;
+	for (size_t i = 0; !err && names.count && i < changes->count; i++) {
+		pe_auto_free char *diff = NULL;
+
+		if (in[i] || !may[i] || !changes->items[i].diff)
+			continue;
+		err = pe_file_read(changes->items[i].diff, &diff, NULL);
+		found[i] = !err && mentions(diff, &names);
+		*added += found[i];
+	}
+	if (*added > most_needed)
+		*added = 0;
+	for (size_t i = 0; *added && i < changes->count; i++)
+		in[i] |= found[i];
+	return err;
+}
