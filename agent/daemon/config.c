@@ -229,6 +229,26 @@ struct pe_error *agent_settings_read(const char *path, struct agent_settings *re
 	return err;
 }
 
+static bool is_text(size_t key)
+{
+	return keys[key].set == set_text || keys[key].set == set_prefix;
+}
+
+void agent_settings_replace(struct agent_settings *settings, struct agent_settings *fresh)
+{
+	for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++) {
+		char **old = (char **)((char *)settings + keys[i].field);
+		char **new = (char **)((char *)fresh + keys[i].field);
+
+		if (!is_text(i) || !*old || !*new || strcmp(*old, *new) != 0)
+			continue;
+		free(*new);
+		*new = *old;
+	}
+	*settings = *fresh;
+	*fresh = (struct agent_settings){ 0 };
+}
+
 void agent_settings_deinit(struct agent_settings *settings)
 {
 	free(settings->patch_server);

@@ -41,6 +41,12 @@ struct agent_settings {
 /* Reads @path; one that is not there gives the defaults. FORMAT names the line and the value. */
 struct pe_error *agent_settings_read(const char *path, struct agent_settings *ret) pe_must_check;
 void agent_settings_deinit(struct agent_settings *settings);
+/*
+ * @fresh (taken over) instead of @settings. Texts that changed are left behind, for tasks that wait
+ * may be using them; those that did not stay where they are, so that reading the same file again
+ * costs nothing.
+ */
+void agent_settings_replace(struct agent_settings *settings, struct agent_settings *fresh);
 
 /* "90", "90s", "15m", "12h", "3d" to seconds. */
 bool agent_parse_duration(const char *text, uint64_t *seconds);

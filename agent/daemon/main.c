@@ -53,8 +53,7 @@ static void on_hangup(uv_signal_t *signal, int number)
 	agent_event(agent, err ? LOG_ERR : LOG_INFO, "settings-read", NULL,
 		    err ? json_pack("{s:s}", "message", err->message) : NULL);
 	if (!err) {
-		/* Texts of the old ones may be in use by tasks that wait: they are not freed. */
-		agent->settings = fresh;
+		agent_settings_replace(&agent->settings, &fresh);
 		agent_offers_refresh(agent);
 		if (agent->check_task)
 			agent_task_wake(agent->check_task);

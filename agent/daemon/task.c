@@ -12,6 +12,11 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 #include <unistd.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#include <sanitizer/lsan_interface.h>
+#endif
 
 /* Virtual: what a task does not touch costs nothing. JSON may be nested deeply. */
 enum { STACK_SIZE = 512 << 10 };
@@ -19,6 +24,7 @@ enum { STACK_SIZE = 512 << 10 };
 struct agent_task {
 	ucontext_t context;
 	void *stack;
+	void *shadow; /* the sanitizer's own, while the task waits */
 	void (*run)(void *arg);
 	void *arg;
 	struct agent_task *next_ready, *next_queued;
@@ -31,7 +37,9 @@ struct agent_task {
 static struct {
 	uv_loop_t *loop;
 	uv_idle_t idle;
-	ucontext_t context; /* of the loop, while a task runs */
+	ucontext_t context;	/* of the loop, while a task runs */
+	const void *loop_stack; /* its lowest address; known to the sanitizer alone */
+	size_t loop_stack_size;
 	struct agent_task *self;
 	struct agent_task *first, *last; /* ready */
 	size_t count;
@@ -52,8 +60,51 @@ size_t agent_task_count(void)
 	return tasks.count;
 }
 
+/* ---- what AddressSanitizer has to be told of stacks (common_interface_defs.h) ---- */
+
+#ifdef __SANITIZE_ADDRESS__
+static void stack_leave(void **shadow, const void *to, size_t size)
+{
+	__sanitizer_start_switch_fiber(shadow, to, size);
+}
+
+static void stack_entered(void *shadow, const void **from, size_t *size)
+{
+	__sanitizer_finish_switch_fiber(shadow, from, size);
+}
+
+/* What only a waiting task's locals point to is no leak. */
+static void stack_begins(const void *stack)
+{
+	__lsan_register_root_region(stack, STACK_SIZE);
+}
+
+static void stack_ends(const void *stack)
+{
+	__lsan_unregister_root_region(stack, STACK_SIZE);
+	ASAN_UNPOISON_MEMORY_REGION(stack, STACK_SIZE);
+}
+#else
+static void stack_leave(void **shadow, const void *to, size_t size)
+{
+}
+
+static void stack_entered(void *shadow, const void **from, size_t *size)
+{
+}
+
+static void stack_begins(const void *stack)
+{
+}
+
+static void stack_ends(const void *stack)
+{
+}
+#endif
+
 static void task_free(struct agent_task *task)
 {
+	stack_ends(task->stack);
 	munmap(task->stack, STACK_SIZE);
 	free(task);
 	tasks.count--;
@@ -61,8 +112,12 @@ static void task_free(struct agent_task *task)
 
 static void enter(struct agent_task *task)
 {
+	void *shadow = NULL;
+
 	tasks.self = task;
+	stack_leave(&shadow, task->stack, STACK_SIZE);
 	swapcontext(&tasks.context, &task->context);
+	stack_entered(shadow, NULL, NULL);
 	tasks.self = NULL;
 	if (task->done)
 		task_free(task);
@@ -119,8 +174,10 @@ static void begin(void)
 {
 	struct agent_task *task = tasks.self;
 
+	stack_entered(NULL, &tasks.loop_stack, &tasks.loop_stack_size);
 	task->run(task->arg);
 	task->done = true;
+	stack_leave(NULL, tasks.loop_stack, tasks.loop_stack_size);
 	swapcontext(&task->context, &tasks.context);
 }
 
@@ -139,6 +196,7 @@ struct pe_error *agent_task_start(void (*run)(void *arg), void *arg)
 		free(task);
 		return pe_error_errno(errno, "no stack for a task");
 	}
+	stack_begins(task->stack);
 	task->run = run;
 	task->arg = arg;
 	getcontext(&task->context);
@@ -154,7 +212,11 @@ struct pe_error *agent_task_start(void (*run)(void *arg), void *arg)
 
 static void leave(void)
 {
-	swapcontext(&tasks.self->context, &tasks.context);
+	struct agent_task *self = tasks.self;
+
+	stack_leave(&self->shadow, tasks.loop_stack, tasks.loop_stack_size);
+	swapcontext(&self->context, &tasks.context);
+	stack_entered(self->shadow, &tasks.loop_stack, &tasks.loop_stack_size);
 }
 
 void agent_task_wake(struct agent_task *task)
