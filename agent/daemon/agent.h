@@ -4,7 +4,7 @@
  *
  *	targets.c   finds targets: process events, else scans; one task for each target
  *	work.c      what such a task does: look, choose, ask, apply, verify, record
- *	check.c     asks the repository every few hours
+ *	check.c     when to ask the repository; repository.c asks it
  *	control.c   answers dbcarectl
  *	watcher.c   listens to care-watch
  *
@@ -56,8 +56,6 @@ struct agent_target {
 	int exit_status, exit_signal;
 };
 
-struct agent_repository; /* check.c */
-
 struct agent {
 	struct agent_settings settings;
 	uid_t uid;
@@ -68,6 +66,7 @@ struct agent {
 	time_t started, last_check, last_success, next_check;
 	time_t metadata_expires; /* of the repository; 0: none */
 	bool check_now;		 /* an operator or a new build wants a check */
+	bool look_only;		 /* and that nothing is applied because of it */
 	unsigned int checks;	 /* done so far */
 	json_t *checked_builds;	 /* what the last check asked for: {"PRODUCT BUILD-ID": true} */
 	char *check_error;	 /* of the last check; NULL: it went well */
@@ -146,6 +145,10 @@ const json_t *agent_state_crash_of(struct agent *agent, const char *sha256);
 void agent_state_forgive(struct agent *agent, const char *sha256);
 void agent_state_had(struct agent *agent, const char *target, unsigned int level);
 int agent_state_level_of(struct agent *agent, const char *target);
+/* What the repository says of the host's key; NULL: nothing. Saved with the rest. */
+void agent_state_key_says(struct agent *agent, const char *tag);
+/* What it said last, if it was of the key that the settings have now. */
+void agent_state_key_known(struct agent *agent);
 
 /* ---- events.c ---- */
 
@@ -164,10 +167,15 @@ struct pe_error *agent_hooks_run(const char *when, const struct agent_target *ta
 /* ---- check.c ---- */
 
 void agent_check_task(void *agent);
-/* Asks for a check now. */
-void agent_check_wanted(struct agent *agent);
+/* Asks for a check now; @look_only: the targets are not told of what it finds. */
+void agent_check_wanted(struct agent *agent, bool look_only);
 /* The same, when nobody has asked the repository about that build yet. */
 void agent_check_new_build(struct agent *agent, const char *product, const char *build_id);
+
+/* ---- repository.c ---- */
+
+/* Brings metadata and CACHE_DIR/offers.json up to date. */
+struct pe_error *agent_repository_ask(struct agent *agent) pe_must_check;
 /* The file of an offer, in the cache afterwards. */
 struct pe_error *agent_fetch_patch(struct agent *agent,
 				   const struct agent_offer *offer) pe_must_check;

@@ -9,6 +9,8 @@
 #include <strings.h>
 #include <sys/stat.h>
 
+#include "agent/repo/day.h"
+#include "agent/repo/sticky.h"
 #include "engine/cleanup.h"
 
 enum { HOUR = 3600, DAY = 24 * HOUR };
@@ -85,6 +87,21 @@ static bool set_prefix(void *field, const char *value)
 	return !value[strspn(value, good)] && set_text(field, value);
 }
 
+/* Whether that day is not too long ago changes with the time: policy.c asks. */
+static bool set_sticky(void *field, const char *value)
+{
+	time_t day;
+	pe_auto_error struct pe_error *err =
+		*value && strcasecmp(value, "KEY") != 0 ? repo_day_parse(value, &day) : NULL;
+
+	return !err && set_text(field, value);
+}
+
+static bool set_key(void *field, const char *value)
+{
+	return (!*value || repo_sticky_key_ok(value)) && set_text(field, value);
+}
+
 static bool set_number(void *field, const char *value)
 {
 	char *end;
@@ -139,13 +156,17 @@ static const struct {
 	{ "UPDATE_POLICY", FIELD(update_policy), set_policy, "REMOTE, LOCAL or LOCAL_FIRST" },
 	{ "PATCH_SERVER", FIELD(patch_server), set_text, "a URL" },
 	{ "PREFIX", FIELD(prefix), set_prefix, "letters, digits, - and _" },
-	{ "STICKY_PATCH", FIELD(sticky_patch), set_text, "a date, DDMMYY" },
+	{ "STICKY_PATCH", FIELD(sticky_patch), set_sticky, "a date DDMMYY, or KEY" },
+	{ "REGISTRATION_KEY", FIELD(registration_key), set_key,
+	  "8 to 64 letters, digits and hyphens" },
 	{ "STICKY_PATCHSET", FIELD(sticky_level), set_number, "a level" },
 	{ "UPDATE_DELAY", FIELD(update_delay_s), set_duration, "a time such as 12h or 3d" },
 	{ "CHECK_INTERVAL", FIELD(check_interval_s), set_interval, "a time such as 4h" },
 	{ "SCAN_INTERVAL", FIELD(scan_interval_s), set_interval, "a time such as 10s" },
 	{ "MAX_PAUSE", FIELD(max_pause_us), set_pause, "milliseconds" },
 	{ "PROXY", FIELD(proxy), set_text, "a URL" },
+	{ "NO_PROXY", FIELD(no_proxy), set_text, "names, comma between" },
+	{ "CA_FILE", FIELD(ca_file), set_text, "a file" },
 	{ "SQL_USER", FIELD(sql_user), set_text, "an account" },
 	{ "SQL_DEFAULTS_FILE", FIELD(sql_defaults_file), set_text, "a file" },
 	{ "ONLY_TARGETS", FIELD(only_targets), set_text, "patterns" },
@@ -231,7 +252,8 @@ struct pe_error *agent_settings_read(const char *path, struct agent_settings *re
 
 static bool is_text(size_t key)
 {
-	return keys[key].set == set_text || keys[key].set == set_prefix;
+	return keys[key].set == set_text || keys[key].set == set_prefix ||
+	       keys[key].set == set_sticky || keys[key].set == set_key;
 }
 
 void agent_settings_replace(struct agent_settings *settings, struct agent_settings *fresh)
@@ -245,20 +267,17 @@ void agent_settings_replace(struct agent_settings *settings, struct agent_settin
 		free(*new);
 		*new = *old;
 	}
+	fresh->key_sticky = settings->key_sticky;
 	*settings = *fresh;
 	*fresh = (struct agent_settings){ 0 };
 }
 
 void agent_settings_deinit(struct agent_settings *settings)
 {
-	free(settings->patch_server);
-	free(settings->prefix);
-	free(settings->sticky_patch);
-	free(settings->proxy);
-	free(settings->sql_user);
-	free(settings->sql_defaults_file);
-	free(settings->only_targets);
-	free(settings->ignore_targets);
-	free(settings->metrics_file);
+	for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++) {
+		if (is_text(i))
+			free(*(char **)((char *)settings + keys[i].field));
+	}
+	free(settings->key_sticky);
 	*settings = (struct agent_settings){ 0 };
 }

@@ -23,19 +23,27 @@ struct agent_settings {
 	enum agent_update_policy update_policy;
 	char *patch_server;	   /* URL of the repository; NULL: none */
 	char *prefix;		   /* feed; NULL: the usual one */
-	char *sticky_patch;	   /* DDMMYY or DDMMYYYY; NULL: newest */
+	char *sticky_patch;	   /* a day, or KEY; NULL: newest */
+	char *registration_key;	   /* under which the repository knows this host; NULL: none */
 	unsigned int sticky_level; /* STICKY_PATCHSET: no higher level; 0: any */
 	uint64_t update_delay_s;   /* seconds a patch has to be out before it is taken */
 	uint64_t check_interval_s;
 	uint64_t scan_interval_s;
 	uint64_t max_pause_us;	   /* 0: no limit */
 	char *proxy;		   /* NULL: as the environment says */
+	char *no_proxy;		   /* names that need none; NULL: as the environment says */
+	char *ca_file;		   /* who may vouch for an HTTPS server; NULL: as the system says */
 	char *sql_user;		   /* NULL: the agent's own user */
 	char *sql_defaults_file;   /* NULL: none */
 	char *only_targets;	   /* patterns of names, blank between; NULL: all */
 	char *ignore_targets;	   /* the same; wins */
 	unsigned int metrics_port; /* on loopback; 0: no HTTP */
 	char *metrics_file;	   /* for a textfile collector; NULL: none */
+	/*
+	 * No setting: what the repository said last of registration_key, a day, "yesterday" or
+	 * "none"; NULL: nothing.
+	 */
+	char *key_sticky;
 };
 
 /* Reads @path; one that is not there gives the defaults. FORMAT names the line and the value. */

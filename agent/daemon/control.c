@@ -3,8 +3,9 @@
  * The control socket: one request a line, one answer a line, {"ok":true,...} or {"ok":false,
  * "code","message"}. Who may: root, and members of the agent's group (peer credentials).
  *
- *	{"do":"status"}  {"do":"update","target":T,"again":B}  {"do":"hold","target":T}
- *	{"do":"resume","target":T}  {"do":"events"} (answers without end)  {"do":"metrics"}
+ *	{"do":"status"}  {"do":"update","target":T,"again":B,"dry_run":B}
+ *	{"do":"hold","target":T}  {"do":"resume","target":T}  {"do":"events"} (answers without end)
+ *{"do":"metrics"}
  */
 #include <errno.h>
 #include <poll.h>
@@ -44,18 +45,31 @@ static struct pe_error *send_all(struct client *client, json_t *message)
 
 static json_t *settings_json(const struct agent_settings *s)
 {
-	return json_pack("{s:b, s:s, s:s?, s:s?, s:s?, s:I, s:I, s:I}", "AUTO_UPDATE",
+	return json_pack("{s:b, s:s, s:s?, s:s?, s:s?, s:s?, s:I, s:I, s:I}", "AUTO_UPDATE",
 			 s->auto_update, "UPDATE_POLICY", agent_policy_name(s->update_policy),
 			 "PATCH_SERVER", s->patch_server, "PREFIX", s->prefix, "STICKY_PATCH",
-			 s->sticky_patch, "STICKY_PATCHSET", (json_int_t)s->sticky_level,
-			 "UPDATE_DELAY", (json_int_t)s->update_delay_s, "CHECK_INTERVAL",
-			 (json_int_t)s->check_interval_s);
+			 s->sticky_patch, "key_sticky", s->key_sticky, "STICKY_PATCHSET",
+			 (json_int_t)s->sticky_level, "UPDATE_DELAY", (json_int_t)s->update_delay_s,
+			 "CHECK_INTERVAL", (json_int_t)s->check_interval_s);
+}
+
+/* What is wrong with the settings; owned by the caller; NULL: nothing. */
+static char *complaint(const struct agent *agent)
+{
+	time_t until;
+	pe_auto_error struct pe_error *err =
+		agent_sticky_until(&agent->settings, time(NULL), &until);
+
+	if (agent->settings_error)
+		return strdup(agent->settings_error);
+	return err ? strdup(err->message) : NULL;
 }
 
 static struct pe_error *do_status(struct client *client, const json_t *request, json_t *answer)
 {
 	struct agent *agent = client->agent;
 	json_t *targets = json_array();
+	pe_auto_free char *wrong = complaint(agent);
 	const char *by;
 
 	agent_scan_fresh(agent);
@@ -65,7 +79,7 @@ static struct pe_error *do_status(struct client *client, const json_t *request, 
 		const char *id =
 			json_string_value(json_array_get(json_object_get(t->info, "build_ids"), 0));
 
-		if (id)
+		if (id && agent_settings_include(&agent->settings, agent_target_name(t)))
 			offer = agent_choose(&agent->offers, t->provider->name, id,
 					     &agent->settings, -1, time(NULL), NULL);
 		json_object_set_new(target, "offered",
@@ -83,9 +97,7 @@ static struct pe_error *do_status(struct client *client, const json_t *request, 
 	json_object_set_new(answer, "next_check", json_integer(agent->next_check));
 	json_object_set_new(answer, "check_error",
 			    agent->check_error ? json_string(agent->check_error) : json_null());
-	json_object_set_new(answer, "settings_error",
-			    agent->settings_error ? json_string(agent->settings_error)
-						  : json_null());
+	json_object_set_new(answer, "settings_error", wrong ? json_string(wrong) : json_null());
 	json_object_set_new(answer, "watching", json_boolean(agent->watching));
 	json_object_set_new(answer, "held_all",
 			    json_boolean(agent_state_is_held(agent, NULL, &by)));
@@ -122,8 +134,10 @@ static struct pe_error *do_update(struct client *client, const json_t *request, 
 {
 	struct agent *agent = client->agent;
 	const char *text = json_string_value(json_object_get(request, "target")), *name;
+	bool look_only = json_is_true(json_object_get(request, "dry_run"));
 	struct pe_error *err = check_name(agent, text, &name);
 	uint64_t until = uv_hrtime() / 1000000 + UPDATE_MS;
+	time_t sticky;
 
 	if (err)
 		return err;
@@ -135,11 +149,14 @@ static struct pe_error *do_update(struct client *client, const json_t *request, 
 	if (agent->settings.patch_server && agent->settings.update_policy != AGENT_LOCAL) {
 		unsigned int checks = agent->checks;
 
-		agent_check_wanted(agent);
+		agent_check_wanted(agent, look_only);
 		while (agent->checks == checks && uv_hrtime() / 1000000 < until)
 			agent_task_sleep(20);
 	}
-	for (struct agent_target *t = agent->targets; t; t = t->next) {
+	err = agent_sticky_until(&agent->settings, time(NULL), &sticky);
+	if (err)
+		return err;
+	for (struct agent_target *t = agent->targets; t && !look_only; t = t->next) {
 		if (*wanted && !agent_target_is(t, text))
 			continue;
 		t->urgent = true;
@@ -147,7 +164,7 @@ static struct pe_error *do_update(struct client *client, const json_t *request, 
 		if (t->task)
 			agent_task_wake(t->task);
 	}
-	for (bool working = true; working && uv_hrtime() / 1000000 < until;) {
+	for (bool working = !look_only; working && uv_hrtime() / 1000000 < until;) {
 		working = false;
 		for (struct agent_target *t = agent->targets; t; t = t->next)
 			working |= (!*wanted || agent_target_is(t, text)) && busy(t);

@@ -28,6 +28,7 @@ struct transfer {
 	size_t most;
 	bool done, too_long;
 	CURLcode code;
+	char reason[CURL_ERROR_SIZE]; /* in words; may stay empty */
 };
 
 /* ---- the loop's side ---- */
@@ -188,17 +189,38 @@ static void set_options(CURL *easy, const struct agent_settings *settings, const
 	curl_easy_setopt(easy, CURLOPT_TIMEOUT, (long)WHOLE_SECONDS);
 	if (settings->proxy)
 		curl_easy_setopt(easy, CURLOPT_PROXY, settings->proxy);
+	if (settings->no_proxy)
+		curl_easy_setopt(easy, CURLOPT_NOPROXY, settings->no_proxy);
+	if (settings->ca_file)
+		curl_easy_setopt(easy, CURLOPT_CAINFO, settings->ca_file);
+	curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, transfer->reason);
 }
 
-static struct pe_error *result_of(const struct transfer *transfer, const char *url)
+/* For messages: names and passwords before the host are nobody's business. */
+static char *without_user(const char *url)
 {
+	const char *host = strstr(url, "://");
+	const char *end = host ? host + 3 + strcspn(host + 3, "/?#") : NULL;
+	const char *at = host ? memrchr(host, '@', (size_t)(end - host)) : NULL;
+	char *text = NULL;
+
+	if (!at)
+		return strdup(url);
+	return asprintf(&text, "%.*s%s", (int)(host + 3 - url), url, at + 1) < 0 ? NULL : text;
+}
+
+static struct pe_error *result_of(const struct transfer *transfer, const char *whole_url)
+{
+	pe_auto_free char *url = without_user(whole_url);
+
 	if (transfer->too_long)
 		return pe_error_new(PE_ERR_POLICY,
 				    "%s has more than the %zu bytes that it may have", url,
 				    transfer->most);
 	if (transfer->code != CURLE_OK)
 		return pe_error_new(PE_ERR_SYSTEM, "cannot fetch %s: %s", url,
-				    curl_easy_strerror(transfer->code));
+				    *transfer->reason ? transfer->reason
+						      : curl_easy_strerror(transfer->code));
 	return NULL;
 }
 

@@ -54,6 +54,7 @@ static void on_hangup(uv_signal_t *signal, int number)
 		    err ? json_pack("{s:s}", "message", err->message) : NULL);
 	if (!err) {
 		agent_settings_replace(&agent->settings, &fresh);
+		agent_state_key_known(agent);
 		agent_offers_refresh(agent);
 		if (agent->check_task)
 			agent_task_wake(agent->check_task);

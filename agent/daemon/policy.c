@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "agent/daemon/policy.h"
 
-#include <stdio.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
+
+#include "agent/repo/day.h"
+#include "agent/repo/sticky.h"
+#include "engine/cleanup.h"
 
 void agent_offers_deinit(struct agent_offers *offers)
 {
@@ -23,39 +28,51 @@ void agent_offers_deinit(struct agent_offers *offers)
 	*offers = (struct agent_offers){ 0 };
 }
 
-struct pe_error *agent_sticky_date(const char *text, time_t now, time_t *ret)
+/* @text is a day: as a setting, or as the repository says. */
+static struct pe_error *until_day(const char *text, time_t now, time_t *ret)
 {
-	size_t size = strlen(text);
-	int day, month, year;
-	enum { DAY = 86400 };
+	time_t begin;
+	struct pe_error *err = repo_day_parse(text, &begin);
 
-	if (text[strspn(text, "0123456789")] || (size != 6 && size != 8))
-		return pe_error_new(PE_ERR_USAGE,
-				    "'%.32s' is no date DDMMYY (KEY needs a key of a patch "
-				    "service, which this product does not have)",
-				    text);
-	sscanf(text, "%2d%2d%4d", &day, &month, &year);
-
-	struct tm date = { .tm_mday = day,
-			   .tm_mon = month - 1,
-			   .tm_year = (year < 100 ? year + 2000 : year) - 1900 };
-	struct tm given = date;
-	time_t begin = timegm(&date);
-
-	/* timegm makes 31 February another day. */
-	if (date.tm_mday != given.tm_mday || date.tm_mon != given.tm_mon)
-		return pe_error_new(PE_ERR_USAGE, "there is no day %s", text);
+	*ret = 0;
+	if (err)
+		return err;
 	if (begin > now)
-		return pe_error_new(PE_ERR_USAGE, "%s is in the future", text);
-	if (begin + DAY > now)
-		return pe_error_new(PE_ERR_USAGE,
-				    "%s is today, whose patches may still change: take a day that "
-				    "is over",
+		return pe_error_new(PE_ERR_POLICY, "STICKY_PATCH: %s is in the future", text);
+	if (begin + REPO_DAY_SECONDS > now)
+		return pe_error_new(PE_ERR_POLICY,
+				    "STICKY_PATCH: %s is today, whose patches may still change: "
+				    "take a day that is over",
 				    text);
-	if ((now - begin) / DAY > AGENT_STICKY_DAYS)
-		return pe_error_new(PE_ERR_USAGE, "%s is more than %d days ago", text,
-				    AGENT_STICKY_DAYS);
-	*ret = begin + DAY - 1;
+	*ret = begin + REPO_DAY_SECONDS - 1;
+	if ((now - begin) / REPO_DAY_SECONDS > AGENT_STICKY_DAYS)
+		return pe_error_new(PE_ERR_POLICY, "STICKY_PATCH: %s is more than %d days ago",
+				    text, AGENT_STICKY_DAYS);
+	return NULL;
+}
+
+struct pe_error *agent_sticky_until(const struct agent_settings *settings, time_t now, time_t *ret)
+{
+	const char *text = settings->sticky_patch, *said = settings->key_sticky;
+
+	*ret = INT64_MAX;
+	if (!text)
+		return NULL;
+	if (strcasecmp(text, "KEY") != 0)
+		return until_day(text, now, ret);
+	*ret = 0;
+	if (!settings->registration_key)
+		return pe_error_new(PE_ERR_POLICY, "STICKY_PATCH=KEY wants a REGISTRATION_KEY");
+	if (!said)
+		return pe_error_new(PE_ERR_POLICY,
+				    "STICKY_PATCH=KEY: the repository says nothing of this host's "
+				    "REGISTRATION_KEY (its publisher: care-repo sticky)");
+	*ret = INT64_MAX;
+	if (strcmp(said, REPO_STICKY_NONE) == 0)
+		return NULL;
+	if (strcmp(said, REPO_STICKY_YESTERDAY) != 0)
+		return until_day(said, now, ret);
+	*ret = now - now % REPO_DAY_SECONDS - 1;
 	return NULL;
 }
 
@@ -68,59 +85,60 @@ static bool same_feed(const struct agent_offer *offer, const struct agent_settin
 	return offer->custom || strcmp(have, want) == 0;
 }
 
+/* What all offers are measured by. */
+struct measure {
+	const struct agent_settings *settings;
+	const char *product, *build_id;
+	int most; /* level; -1: any */
+	bool cached_only;
+	time_t now, until; /* of the sticky day */
+	time_t *later;
+};
+
 /* The operator's own patches are his own decision: dates and delays are not for them. */
-static bool old_enough(const struct agent_offer *offer, const struct agent_settings *settings,
-		       time_t now, time_t *later)
+static bool old_enough(const struct agent_offer *offer, const struct measure *measure)
 {
-	time_t until = now, ripe = offer->published + (time_t)settings->update_delay_s;
+	uint64_t delay = measure->settings->update_delay_s;
+	time_t ripe = offer->published + (time_t)delay;
 
 	if (offer->custom)
 		return true;
-	if (settings->sticky_patch) {
-		struct pe_error *err = agent_sticky_date(settings->sticky_patch, now, &until);
-
-		/* A date that has grown too old: nothing newer than it either. */
-		if (err)
-			until = 0;
-		pe_error_free(err);
-		if (offer->published > until)
-			return false;
-	}
-	if (settings->update_delay_s && ripe > now) {
-		if (later && (!*later || ripe < *later))
-			*later = ripe;
+	if (offer->published > measure->until)
+		return false;
+	if (delay && ripe > measure->now) {
+		if (measure->later && (!*measure->later || ripe < *measure->later))
+			*measure->later = ripe;
 		return false;
 	}
 	return true;
 }
 
-static bool usable(const struct agent_offer *offer, const struct agent_settings *settings,
-		   bool cached_only)
+static bool usable(const struct agent_offer *offer, const struct measure *measure)
 {
+	const struct agent_settings *settings = measure->settings;
+
+	if (strcmp(offer->product, measure->product) != 0 ||
+	    strcmp(offer->build_id, measure->build_id) != 0 ||
+	    (measure->most >= 0 && offer->level > (unsigned int)measure->most))
+		return false;
 	if (offer->blocked || !same_feed(offer, settings))
 		return false;
 	if (settings->sticky_level && !offer->custom && offer->level > settings->sticky_level)
 		return false;
-	return offer->cached || !cached_only;
+	return (offer->cached || !measure->cached_only) && old_enough(offer, measure);
 }
 
-static const struct agent_offer *choose(const struct agent_offers *offers, const char *product,
-					const char *build_id, const struct agent_settings *settings,
-					bool cached_only, int most, time_t now, time_t *later)
+static const struct agent_offer *choose(const struct agent_offers *offers,
+					const struct measure *measure)
 {
 	const struct agent_offer *best = NULL;
 
 	for (size_t i = 0; i < offers->count; i++) {
 		const struct agent_offer *offer = &offers->items[i];
 
-		if (strcmp(offer->product, product) != 0 ||
-		    strcmp(offer->build_id, build_id) != 0 ||
-		    (most >= 0 && offer->level > (unsigned int)most) ||
-		    !usable(offer, settings, cached_only) ||
-		    !old_enough(offer, settings, now, later))
-			continue;
-		if (!best || offer->level > best->level ||
-		    (offer->level == best->level && offer->published > best->published))
+		if (usable(offer, measure) &&
+		    (!best || offer->level > best->level ||
+		     (offer->level == best->level && offer->published > best->published)))
 			best = offer;
 	}
 	return best;
@@ -130,14 +148,29 @@ const struct agent_offer *agent_choose(const struct agent_offers *offers, const 
 				       const char *build_id, const struct agent_settings *settings,
 				       int most, time_t now, time_t *later)
 {
-	bool local = settings->update_policy != AGENT_REMOTE;
+	struct measure measure = { .settings = settings,
+				   .product = product,
+				   .build_id = build_id,
+				   .most = most,
+				   .cached_only = settings->update_policy != AGENT_REMOTE,
+				   .now = now,
+				   .later = later };
+	pe_auto_error struct pe_error *refused = agent_sticky_until(settings, now, &measure.until);
+	bool nothing_new = refused && !measure.until;
 	const struct agent_offer *best;
 
 	if (later)
 		*later = 0;
-	best = choose(offers, product, build_id, settings, local, most, now, later);
-	if (!best && settings->update_policy == AGENT_LOCAL_FIRST)
-		best = choose(offers, product, build_id, settings, false, most, now, later);
+	/* What the host got already stays: a restarted server is not left without it. */
+	if (nothing_new) {
+		measure.cached_only = true;
+		measure.until = INT64_MAX;
+	}
+	best = choose(offers, &measure);
+	if (!best && settings->update_policy == AGENT_LOCAL_FIRST && !nothing_new) {
+		measure.cached_only = false;
+		best = choose(offers, &measure);
+	}
 	return best;
 }
 

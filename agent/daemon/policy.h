@@ -36,10 +36,13 @@ void agent_offers_deinit(struct agent_offers *offers);
 enum { AGENT_STICKY_DAYS = 60 };
 
 /*
- * The end of the day that @text (DDMMYY, DDMMYYYY) names, UTC. USAGE: no date, today, in the
- * future, or too long ago; each says which.
+ * The last second of which patches may be, as STICKY_PATCH says at @now; INT64_MAX when it says
+ * nothing. POLICY when it cannot be followed: a day that is today, in the future or too long ago,
+ * or KEY when the repository says nothing of the host's key; each says which. *ret is then the end
+ * of a day that is too long ago, for that still is no newer patch, and else 0: nothing new.
  */
-struct pe_error *agent_sticky_date(const char *text, time_t now, time_t *ret) pe_must_check;
+struct pe_error *agent_sticky_until(const struct agent_settings *settings, time_t now,
+				    time_t *ret) pe_must_check;
 
 /*
  * The offer for @product and @build_id that the settings allow at @now: the highest level (at most

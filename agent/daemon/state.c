@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What has to outlive the agent, in STATE_DIR/agent.json, replaced as a whole: holds of operators
- * ("" for all servers), patches that were followed by a crash, and the level that each server had,
- * by its name.
+ * ("" for all servers), patches that were followed by a crash, the level that each server had, by
+ * its name, and what the repository says of the host's key.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +13,8 @@
 
 #include "agent/daemon/agent.h"
 #include "agent/paths.h"
+#include "agent/repo/sticky.h"
+#include "agent/repo/store.h"
 #include "engine/cleanup.h"
 
 static json_t *part(struct agent *agent, const char *name)
@@ -38,6 +40,7 @@ void agent_state_load(struct agent *agent)
 	}
 	agent->last_check = json_integer_value(json_object_get(agent->state, "last_check"));
 	agent->last_success = json_integer_value(json_object_get(agent->state, "last_success"));
+	agent_state_key_known(agent);
 }
 
 static struct pe_error *save(struct agent *agent)
@@ -54,8 +57,7 @@ static struct pe_error *save(struct agent *agent)
 		open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0640);
 	size_t size = strlen(text);
 
-	if (fd < 0 || write(fd, text, size) != (ssize_t)size || fsync(fd) != 0 ||
-	    rename(fresh, path) != 0)
+	if (fd < 0 || !repo_write_all(fd, text, size) || fsync(fd) != 0 || rename(fresh, path) != 0)
 		return pe_error_errno(errno, "cannot write %s", path);
 	return NULL;
 }
@@ -128,4 +130,31 @@ int agent_state_level_of(struct agent *agent, const char *target)
 	const json_t *level = json_object_get(part(agent, "levels"), target);
 
 	return level ? (int)json_integer_value(level) : -1;
+}
+
+static void use_tag(struct agent *agent, const char *tag)
+{
+	free(agent->settings.key_sticky);
+	agent->settings.key_sticky = tag ? strdup(tag) : NULL;
+}
+
+void agent_state_key_says(struct agent *agent, const char *tag)
+{
+	const char *key = agent->settings.registration_key;
+	pe_auto_free char *folder = key ? repo_sticky_folder(key) : NULL;
+
+	json_object_set_new(agent->state, "key",
+			    json_pack("{s:s?, s:s?}", "folder", folder, REPO_STICKY, tag));
+	use_tag(agent, tag);
+}
+
+void agent_state_key_known(struct agent *agent)
+{
+	const json_t *known = part(agent, "key");
+	const char *of = json_string_value(json_object_get(known, "folder"));
+	const char *key = agent->settings.registration_key;
+	pe_auto_free char *folder = key ? repo_sticky_folder(key) : NULL;
+	bool same = of && folder && strcmp(of, folder) == 0;
+
+	use_tag(agent, same ? json_string_value(json_object_get(known, REPO_STICKY)) : NULL);
 }

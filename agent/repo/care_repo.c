@@ -26,7 +26,8 @@ static const struct {
 	{ "init", care_repo_init, 0, 0 },	{ "key", care_repo_key, 1, 1 },
 	{ "add", care_repo_add, 1, SIZE_MAX },	{ "block", care_repo_block, 1, 1 },
 	{ "publish", care_repo_publish, 0, 0 }, { "rotate", care_repo_rotate, 1, 1 },
-	{ "verify", care_repo_verify, 0, 0 },	{ "status", care_repo_status, 0, 0 },
+	{ "sticky", care_repo_sticky, 2, 2 },	{ "verify", care_repo_verify, 0, 0 },
+	{ "status", care_repo_status, 0, 0 },
 };
 
 static const struct argp_option option_table[] = {
@@ -35,12 +36,12 @@ static const struct argp_option option_table[] = {
 	  "Passphrase of the offline keys: FILE's first line (default: ask)", 1 },
 	{ "feed", 'f', "NAME", 0, "add, block: the feed (add's default: main)", 2 },
 	{ "reason", KEY_REASON, "TEXT", 0, "block: why", 2 },
-	{ "type", 't', "TYPE", 0, "init, key, rotate: ed25519 (default), ecdsa or rsa", 2 },
+	{ "type", 't', "TYPE", 0, "init, key, rotate, sticky: ed25519 (default), ecdsa or rsa", 2 },
 	{ "root-keys", KEY_ROOT_KEYS, "N", 0, "init: number of root keys (default: 1)", 2 },
 	{ "root-threshold", KEY_ROOT_THRESHOLD, "N", 0,
 	  "init: how many of them must sign (default: all)", 2 },
 	{ "no-passphrase", KEY_NO_PASSPHRASE, NULL, 0,
-	  "init, key, rotate: leave the offline keys unencrypted", 2 },
+	  "init, key, rotate, sticky: leave the offline keys unencrypted", 2 },
 	{ "timestamp", KEY_TIMESTAMP, NULL, 0, "publish: only with the online keys (for a timer)",
 	  2 },
 	{ "dry-run", KEY_DRY_RUN, NULL, 0, "add, block: check, change nothing", 2 },
@@ -57,6 +58,8 @@ static const char doc[] =
 	"  key ROLE         makes one more key for ROLE; feed/NAME makes a feed\n"
 	"  add FILE...      signs patches and puts them into a feed\n"
 	"  block NAME       marks a patch as blocked: hosts take it back\n"
+	"  sticky KEY DAY   the hosts of KEY stick to patches until DAY (DDMMYY), yesterday, or "
+	"none\n"
 	"  publish          signs and writes the metadata that changed or expire soon\n"
 	"  rotate ROLE      a new key instead of ROLE's keys; publish makes it known\n"
 	"  verify           checks all that is published, as a host would\n"

@@ -18,6 +18,6 @@ struct care_repo_options {
 typedef struct pe_error *care_repo_command(struct care_repo_options *options);
 
 care_repo_command care_repo_init, care_repo_key, care_repo_add, care_repo_block, care_repo_publish,
-	care_repo_rotate, care_repo_verify, care_repo_status;
+	care_repo_rotate, care_repo_sticky, care_repo_verify, care_repo_status;
 
 #endif

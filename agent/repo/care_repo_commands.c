@@ -152,6 +152,23 @@ struct pe_error *care_repo_block(struct care_repo_options *options)
 	return err;
 }
 
+struct pe_error *care_repo_sticky(struct care_repo_options *options)
+{
+	auto_publisher struct publisher *publisher = NULL;
+	const char *key = options->args[0], *tag = options->args[1];
+	struct pe_error *err = open_repo(options, &publisher);
+
+	if (!err)
+		err = publisher_sticky(publisher, key, tag, options->type);
+	if (!err)
+		err = publisher_save(publisher);
+	if (!err)
+		say(options, json_pack("{s:s, s:s}", "key", key, "sticky", tag),
+		    "hosts with STICKY_PATCH=KEY and this key stick to %s; publish makes it known",
+		    tag);
+	return err;
+}
+
 /* ---- publish, verify ---- */
 
 struct pe_error *care_repo_publish(struct care_repo_options *options)

@@ -11,6 +11,7 @@
 #include "agent/repo/key.h"
 #include "agent/repo/publisher.h"
 #include "agent/repo/signature.h"
+#include "agent/repo/sticky.h"
 #include "build/files.h"
 #include "build/text.h"
 #include "engine/cleanup.h"
@@ -172,6 +173,9 @@ struct pe_error *publisher_add(struct publisher *publisher, const char *file, co
 
 	if (!role)
 		return pe_error_nomem();
+	if (!strcmp(feed, REPO_KEYS_FEED))
+		return pe_error_new(PE_ERR_USAGE,
+				    "feed %s is for care-repo sticky, not for patches", feed);
 	if (!publisher_role_keys(publisher, role))
 		return pe_error_new(PE_ERR_USAGE,
 				    "there is no feed %s: care-repo key feed/%s makes it", feed,
@@ -218,4 +222,66 @@ struct pe_error *publisher_block(struct publisher *publisher, const char *name, 
 	if (!*count)
 		return pe_error_new(PE_ERR_NOTHING, "patch %s is blocked already", name);
 	return NULL;
+}
+
+/* ---- sticky days of keys (sticky.h) ---- */
+
+/* The role of keys is made with the first of them. */
+static struct pe_error *keys_role(struct publisher *publisher, const char *type)
+{
+	static const char role[] = "feed/" REPO_KEYS_FEED;
+
+	if (publisher_role_keys(publisher, role))
+		return NULL;
+	return publisher_key_make(publisher, role, type, false, NULL);
+}
+
+/* The file says the same as the metadata, so that the target is one like all others. */
+static struct pe_error *put_settings(struct publisher *publisher, const char *path,
+				     const char *text, const char *tag)
+{
+	char sha256[65];
+	size_t size = strlen(text);
+
+	if (!repo_sha256_hex(text, size, sha256))
+		return pe_error_nomem();
+
+	pe_auto_free char *file = public_file(publisher, path, sha256);
+	pe_auto_free char *dir = file ? strndup(file, (size_t)(strrchr(file, '/') - file)) : NULL;
+	json_t *entry = json_pack("{s:{s:s}, s:{s:s}, s:I}", "custom", REPO_STICKY, tag, "hashes",
+				  "sha256", sha256, "length", (json_int_t)size);
+	struct pe_error *err = dir ? pe_dir_make(dir) : pe_error_nomem();
+
+	if (!err)
+		err = pe_file_write(file, text, size);
+	if (!err && json_object_set(publisher->catalogue, path, entry))
+		err = pe_error_nomem();
+	json_decref(entry);
+	return err;
+}
+
+struct pe_error *publisher_sticky(struct publisher *publisher, const char *key, const char *tag,
+				  const char *type)
+{
+	pe_auto_free char *folder = repo_sticky_folder(key);
+	pe_auto_free char *path = folder ? pe_format("%ssettings.json", folder) : NULL;
+	pe_auto_free char *text = pe_format("{\"%s\":\"%s\"}\n", REPO_STICKY, tag);
+	const json_t *known;
+
+	if (!repo_sticky_key_ok(key))
+		return pe_error_new(PE_ERR_USAGE, "a key has 8 to 64 letters, digits and hyphens");
+	if (!repo_sticky_tag_ok(tag))
+		return pe_error_new(PE_ERR_USAGE,
+				    "'%.32s' is neither a date DDMMYY nor " REPO_STICKY_YESTERDAY
+				    " nor " REPO_STICKY_NONE,
+				    tag);
+	if (!path || !text)
+		return pe_error_nomem();
+	known = json_object_get(json_object_get(publisher->catalogue, path), "custom");
+	if (known && !strcmp(json_string_value(json_object_get(known, REPO_STICKY)), tag))
+		return pe_error_new(PE_ERR_NOTHING, "the key sticks to %s already", tag);
+
+	struct pe_error *err = keys_role(publisher, type);
+
+	return err ? err : put_settings(publisher, path, text, tag);
 }

@@ -87,6 +87,13 @@ struct pe_error *publisher_add(struct publisher *publisher, const char *file, co
 struct pe_error *publisher_block(struct publisher *publisher, const char *name, const char *feed,
 				 const char *reason, size_t *count) pe_must_check;
 
+/*
+ * Hosts of @key are to stick to @tag (sticky.h). The first makes the role that says it, with a key
+ * of @type.
+ */
+struct pe_error *publisher_sticky(struct publisher *publisher, const char *key, const char *tag,
+				  const char *type) pe_must_check;
+
 /* ---- metadata (roles.c, publish.c) ---- */
 
 /*

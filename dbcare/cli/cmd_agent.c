@@ -12,10 +12,10 @@
 struct asking {
 	struct cli cli;
 	size_t most; /* words */
-	bool again, follow;
+	bool again, follow, dry_run;
 };
 
-enum { KEY_AGAIN = 0x300 };
+enum { KEY_AGAIN = 0x300, KEY_DRY_RUN };
 
 static error_t asking_parse(int key, char *arg, struct argp_state *state)
 {
@@ -29,6 +29,9 @@ static error_t asking_parse(int key, char *arg, struct argp_state *state)
 		return cli_word(&asking->cli, arg, asking->most, state);
 	case KEY_AGAIN:
 		asking->again = true;
+		return 0;
+	case KEY_DRY_RUN:
+		asking->dry_run = true;
 		return 0;
 	case 'f':
 		asking->follow = true;
@@ -264,11 +267,48 @@ static int update_result(const json_t *answer)
 	return offered ? 0 : pe_code_exit_status(PE_ERR_NOTHING);
 }
 
+/* What update would apply: 0: something; 2: nothing; 1: the repository could not be checked. */
+static int dry_result(const json_t *answer, bool print)
+{
+	const char *wanted = text_of(answer, "wanted");
+	const json_t *target;
+	int count = 0;
+	size_t i;
+
+	json_array_foreach(json_object_get(answer, "targets"), i, target)
+	{
+		const json_t *offer = json_object_get(target, "offered");
+		const json_t *level = json_object_get(target, "level");
+
+		if ((wanted && *wanted && strcmp(wanted, text_of(target, "name")) != 0) ||
+		    !json_is_object(offer) ||
+		    (json_is_integer(level) &&
+		     number_of(target, "level") >= number_of(offer, "level")))
+			continue;
+		count++;
+		if (print)
+			printf("%s: %s, level %lld, would be applied\n", text_of(target, "name"),
+			       text_of(offer, "name"), number_of(offer, "level"));
+	}
+	if (json_is_string(json_object_get(answer, "check_error"))) {
+		if (print)
+			printf("the repository could not be checked: %s\n",
+			       text_of(answer, "check_error"));
+		return pe_code_exit_status(PE_ERR_SYSTEM);
+	}
+	if (!count && print)
+		puts("nothing new");
+	return count ? 0 : pe_code_exit_status(PE_ERR_NOTHING);
+}
+
 int cmd_update(int argc, char **argv)
 {
 	static const struct argp_option options[] = {
 		{ "again", KEY_AGAIN, NULL, 0,
 		  "Also a patch that was followed by a crash of a server" },
+		{ "dry-run", KEY_DRY_RUN, NULL, 0,
+		  "Let the agent ask the repository and tell what it would apply, and apply "
+		  "nothing" },
 		{ 0 }
 	};
 	static const struct argp argp = {
@@ -281,10 +321,13 @@ int cmd_update(int argc, char **argv)
 		"Examples:\n"
 		"  dbcarectl update\n"
 		"  dbcarectl update /run/mysqld/mysqld.sock\n"
+		"  dbcarectl update --dry-run && echo there is something new\n"
 		"\n"
-		"Exit status: 0 all have what is offered, 1 error (also when the repository could "
-		"not be checked), 2 nothing is offered, 3 no such server or no agent, 4 something "
-		"is held.\n",
+		"Exit status: 0 all have what is offered (--dry-run: there is something new), 1 "
+		"error (also when the repository could "
+		"not be checked), 2 nothing is offered (--dry-run: nothing new), 3 no such server "
+		"or "
+		"no agent, 4 something is held, 5 the settings forbid it.\n",
 		common_children
 	};
 	struct asking asking = { .most = 1 };
@@ -293,20 +336,24 @@ int cmd_update(int argc, char **argv)
 
 	argp_parse(&argp, argc, argv, 0, NULL, &asking);
 	pe_progress_init(&progress, !asking.cli.json && !asking.cli.quiet);
-	pe_progress_step(&progress, "the agent checks and applies");
+	pe_progress_step(&progress,
+			 asking.dry_run ? "the agent checks" : "the agent checks and applies");
 
-	struct pe_error *err = control_ask(json_pack("{s:s, s:s*, s:b}", "do", "update", "target",
-						     asking.cli.words[0], "again", asking.again),
+	struct pe_error *err = control_ask(json_pack("{s:s, s:s*, s:b, s:b}", "do", "update",
+						     "target", asking.cli.words[0], "again",
+						     asking.again, "dry_run", asking.dry_run),
 					   &answer);
 
 	pe_progress_done(&progress);
 	if (err)
 		return cli_fail(&asking.cli, err);
 
-	int status = update_result(answer);
+	int status = asking.dry_run ? dry_result(answer, !asking.cli.json) : update_result(answer);
 
 	if (asking.cli.json) {
 		pe_cli_json(answer);
+	} else if (asking.dry_run) {
+		json_decref(answer);
 	} else {
 		print_status(answer);
 		json_decref(answer);

@@ -94,7 +94,9 @@ static json_t *settings(void)
 		if (*line == '#' || !equals)
 			continue;
 		*equals = '\0';
-		json_object_set_new(found, line, json_string(equals + 1));
+		json_object_set_new(
+			found, line,
+			json_string(strcmp(line, "REGISTRATION_KEY") == 0 ? "***" : equals + 1));
 	}
 	return found;
 }

@@ -87,6 +87,11 @@ class Agent:
         with open(self.path("agent.conf"), "w") as file:
             file.writelines(f"{key}={value}\n" for key, value in self.settings.items())
 
+    def reload(self, **more):
+        """SIGHUP, after a change of settings."""
+        self.write_settings(**more)
+        os.kill(self.children()["care-agent"], signal.SIGHUP)
+
     def offer(self, patch, key=None):
         """Puts a patch into the operator's folder, signed."""
         name = os.path.basename(patch)

@@ -2,7 +2,6 @@
 """Years in a row: an agent whose clock is four hours further at each check, with a repository that is
 kept alive by the same clock, and servers that get, exchange and lose patches meanwhile."""
 import os
-import signal
 import statistics
 
 import pytest
@@ -65,8 +64,7 @@ class Years:
             self.reverted += 1
             self.expected = None
             return
-        self.agent.write_settings(STICKY_PATCHSET="1" if step == 0 else "")
-        os.kill(self.agent.children()["care-agent"], signal.SIGHUP)
+        self.agent.reload(STICKY_PATCHSET="1" if step == 0 else "")
         care("dbcarectl", "resume", env=self.agent.env, expect=(0, 2))
         self.applied += 1
         self.expected = step + 1
@@ -79,7 +77,7 @@ class Years:
             self.change(n)
         if n % 2:
             # By itself: whatever wakes the agent lets it see that its time has come.
-            os.kill(agent.children()["care-agent"], signal.SIGHUP)
+            agent.reload()
             wait_until(lambda: agent.ask("status")["last_check"] >= agent.clock.time() - 600, 30,
                        "a check by itself")
             status = agent.ask("status")

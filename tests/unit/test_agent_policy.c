@@ -122,24 +122,72 @@ static void feeds_are_kept_apart(void **state)
 	assert_string_equal(chosen(items, 2, &settings, -1), "test");
 }
 
+static struct pe_error *sticky(const char *text, time_t *until)
+{
+	struct agent_settings settings = { .sticky_patch = (char *)text };
+
+	return agent_sticky_until(&settings, now, until);
+}
+
 static void each_wrong_sticky_date_is_refused_with_its_own_words(void **state)
 {
 	static const struct {
 		const char *text, *words;
-	} wrong[] = { { "281126", "today" },   { "291126", "future" },	  { "280926", "60 days" },
-		      { "310226", "no day" },  { "KEY", "no date" },	  { "2811", "no date" },
+	} wrong[] = { { "281126", "today" },   { "291126", "future" },
+		      { "280926", "60 days" }, { "310226", "no day" },
+		      { "2811", "no date" },   { "2026-11-2x", "no date" },
 		      { "-81126", "no date" }, { "28112026x", "no date" } };
 	time_t until;
 
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
-		pe_auto_error struct pe_error *err = agent_sticky_date(wrong[i].text, now, &until);
+		pe_auto_error struct pe_error *err = sticky(wrong[i].text, &until);
 
 		assert_non_null(err);
 		assert_non_null(strstr(err->message, wrong[i].words));
 	}
-	assert_null(agent_sticky_date("290926", now, &until));
-	assert_null(agent_sticky_date("271126", now, &until));
+	assert_null(sticky("290926", &until));
+	assert_null(sticky("271126", &until));
 	assert_true(until < now && until > now - DAY);
+	assert_null(sticky("2026-11-27", &until));
+	assert_true(until < now && until > now - DAY);
+}
+
+/* A restarted server gets back what it had, whatever became of the day. */
+static void a_refused_sticky_date_lets_nothing_new_in_and_nothing_old_go(void **state)
+{
+	struct agent_settings settings = { .sticky_patch = (char *)"281126" };
+	struct agent_offer items[] = { offer("had", 1, now - 70 * DAY, true),
+				       offer("new", 2, now - DAY, false) };
+
+	assert_string_equal(chosen(items, 2, &settings, -1), "had");
+	settings.sticky_patch = (char *)"200926"; /* 69 days ago */
+	assert_string_equal(chosen(items, 2, &settings, -1), "had");
+	items[1].published = now - 75 * DAY;
+	assert_string_equal(chosen(items, 2, &settings, -1), "new");
+}
+
+static void the_day_of_a_key_is_what_the_repository_says(void **state)
+{
+	struct agent_settings settings = { .sticky_patch = (char *)"Key" };
+	struct agent_offer items[] = { offer("old", 1, now - 10 * DAY, false),
+				       offer("yesterday", 2, now - DAY, false),
+				       offer("today", 3, now, false) };
+	time_t until;
+	struct pe_error *err = agent_sticky_until(&settings, now, &until);
+
+	assert_non_null(strstr(err->message, "wants a REGISTRATION_KEY"));
+	pe_error_free(err);
+	settings.registration_key = (char *)"production-1";
+	err = agent_sticky_until(&settings, now, &until);
+	assert_non_null(strstr(err->message, "says nothing"));
+	pe_error_free(err);
+	assert_string_equal(chosen(items, 3, &settings, -1), "none");
+	settings.key_sticky = (char *)"none";
+	assert_string_equal(chosen(items, 3, &settings, -1), "today");
+	settings.key_sticky = (char *)"yesterday";
+	assert_string_equal(chosen(items, 3, &settings, -1), "yesterday");
+	settings.key_sticky = (char *)"201126";
+	assert_string_equal(chosen(items, 3, &settings, -1), "old");
 }
 
 static struct pe_error *read_text(const char *text, struct agent_settings *ret)
@@ -183,12 +231,35 @@ static void settings_are_read_with_all_spellings(void **state)
 	agent_settings_deinit(&settings);
 }
 
+static void the_same_settings_read_again_stay_where_they_are(void **state)
+{
+	struct agent_settings settings, fresh;
+	const char *feed, *proxy;
+
+	assert_null(read_text("PREFIX=test\nPROXY=http://a\nSTICKY_PATCHSET=1\n", &settings));
+	feed = settings.prefix;
+	proxy = settings.proxy;
+	settings.key_sticky = strdup("yesterday");
+	assert_null(read_text("PREFIX=test\nPROXY=http://b\nCA_FILE=/ca\n", &fresh));
+	agent_settings_replace(&settings, &fresh);
+	assert_ptr_equal(settings.prefix, feed);
+	assert_string_equal(settings.proxy, "http://b");
+	assert_string_equal(settings.ca_file, "/ca");
+	assert_string_equal(settings.key_sticky, "yesterday");
+	assert_int_equal(settings.sticky_level, 0);
+	/* A task may be reading what was replaced. */
+	assert_string_equal(proxy, "http://a");
+	free((char *)proxy);
+	agent_settings_deinit(&settings);
+}
+
 static void wrong_settings_are_refused_by_name(void **state)
 {
 	static const char *const wrong[] = {
 		"AUTO_UPDATE=perhaps\n",  "UPDATE_POLICY=SOMETIMES\n", "PREFIX=../x\n",
 		"UPDATE_DELAY=3 weeks\n", "STICKY_PATCHSET=-1\n",      "METRICS_PORT=70000\n",
 		"CHECK_INTERVAL=0\n",	  "NO_SUCH_KEY=1\n",	       "MAX_PAUSE=fast\n",
+		"STICKY_PATCH=310226\n",  "STICKY_PATCH=soon\n",       "REGISTRATION_KEY=a b\n",
 	};
 
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
@@ -212,7 +283,10 @@ int main(void)
 		cmocka_unit_test(delay_and_sticky_date_leave_out_what_is_too_new),
 		cmocka_unit_test(feeds_are_kept_apart),
 		cmocka_unit_test(each_wrong_sticky_date_is_refused_with_its_own_words),
+		cmocka_unit_test(a_refused_sticky_date_lets_nothing_new_in_and_nothing_old_go),
+		cmocka_unit_test(the_day_of_a_key_is_what_the_repository_says),
 		cmocka_unit_test(settings_are_read_with_all_spellings),
+		cmocka_unit_test(the_same_settings_read_again_stay_where_they_are),
 		cmocka_unit_test(wrong_settings_are_refused_by_name),
 	};
 

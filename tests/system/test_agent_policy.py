@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which patch a host takes, and when: feeds, sticky days, keys, delays, the cache, random delays and
+back-off; with a clock of the tests' own where days have to pass."""
+import os
+
+import pytest
+
+from clock import ShiftedAgent
+from harness import care, wait_until
+from updates import let_in, levels, repository, update, updated  # noqa: F401
+
+HOUR, DAY = 3600, 86400
+
+
+@pytest.fixture
+def hosts(new_server, repository):
+    """hosts(SETTING=...) starts an agent with a clock of its own and a server."""
+    agents = []
+
+    def make(**settings):
+        server = new_server()
+        let_in(server)
+        agents.append(ShiftedAgent(server, PATCH_SERVER=repository.web.url, **settings))
+        repository.trusted_by(agents[-1])
+        return server, agents[-1].start()
+
+    yield make
+    for agent in agents:
+        agent.remove()
+
+
+def publish(repository, clock, *args):
+    """Adds a patch, or says something else, by that clock, and publishes."""
+    if args:
+        care("care-repo", "--repo", repository.folder, "--quiet", *args, env=clock.env)
+    care("care-repo", "--repo", repository.folder, "--quiet", "publish", env=clock.env,
+         expect=(0, 2))
+
+
+def level(agent, server):
+    return agent.target(server)["level"]
+
+
+def checked_by_itself(agent):
+    """Its time has come; whatever wakes it lets it see that."""
+    now = agent.clock.time()
+    agent.reload()
+    wait_until(lambda: agent.ask("status")["last_check"] >= now - 60, 30, "a check by itself")
+    return agent.ask("status")
+
+
+def test_prefix_chooses_another_feed(updated, repository, levels):
+    repository.run("key", "feed/test", "--no-passphrase")
+    repository.add(levels[1])
+    repository.add(levels[2], "--feed", "test")
+    server, agent = updated()
+    update(agent)
+    assert level(agent, server) == 1
+    agent.reload(PREFIX="test")
+    update(agent)
+    assert level(agent, server) == 2
+
+
+def test_a_dry_run_tells_what_is_new_and_applies_nothing(updated, repository, levels):
+    server, agent = updated(AUTO_UPDATE="NO")
+    assert "nothing new" in care("dbcarectl", "update", "--dry-run", env=agent.env, expect=2).out
+    repository.add(levels[1])
+    found = care("dbcarectl", "update", "--dry-run", env=agent.env)
+    assert f"{server.socket}: rnd, level 1, would be applied" in found.out
+    assert level(agent, server) is None
+    update(agent)
+    assert level(agent, server) == 1
+    care("dbcarectl", "update", "--dry-run", env=agent.env, expect=2)
+    repository.web.broken = True
+    care("dbcarectl", "update", "--dry-run", env=agent.env, expect=1)
+
+
+def test_sticky_days_choose_and_those_that_cannot_be_are_refused(hosts, repository, levels):
+    server, agent = hosts(AUTO_UPDATE="NO")
+    clock = agent.clock
+    publish(repository, clock, "add", levels[1])
+    first = clock.day()
+    clock.move(3 * DAY)
+    publish(repository, clock, "add", levels[2])
+    second = clock.day()
+    clock.move(DAY)
+    agent.reload(STICKY_PATCH=first)
+    update(agent)
+    assert level(agent, server) == 1
+    for days, words in ((0, "today"), (2, "in the future"), (-61, "more than 60 days ago")):
+        agent.reload(STICKY_PATCH=clock.day(days))
+        refused = update(agent, expect=5)
+        assert words in refused.text and level(agent, server) == 1
+        assert words in agent.ask("status")["settings_error"]
+    # The long form of a date; and a restarted server keeps what it has.
+    agent.reload(STICKY_PATCH=second[:4] + "20" + second[4:])
+    update(agent)
+    assert level(agent, server) == 2
+    agent.reload(STICKY_PATCH=clock.day())
+    server.restart()
+    agent.wait_level(server, 2)
+
+
+def test_keys_lead_hosts_for_tests_ahead_of_those_for_production(hosts, repository, levels):
+    test_server, test = hosts(STICKY_PATCH="KEY", REGISTRATION_KEY="test-hosts")
+    server, agent = hosts(STICKY_PATCH="KEY", REGISTRATION_KEY="production-hosts")
+    clock = test.clock
+    os.unlink(agent.clock.path)
+    os.symlink(clock.path, agent.clock.path)
+    publish(repository, clock, "add", levels[1])
+    assert "says nothing of this host's REGISTRATION_KEY" in update(agent, expect=5).text
+    first = clock.day()
+    publish(repository, clock, "sticky", "--no-passphrase", "test-hosts", "none")
+    clock.move(2 * DAY)
+    publish(repository, clock, "add", levels[2])
+    publish(repository, clock, "sticky", "production-hosts", first)
+    update(agent)
+    update(test)
+    assert level(test, test_server) == 2 and level(agent, server) == 1
+    # Tried: production is to follow a day behind, and does so at its next check.
+    publish(repository, clock, "sticky", "production-hosts", "yesterday")
+    clock.move(DAY)
+    publish(repository, clock)
+    agent.reload()
+    agent.wait_level(server, 2)
+    # It is known after a restart, without asking; and public files do not tell the keys.
+    agent.stop()
+    repository.web.broken = True
+    agent.start()
+    assert agent.ask("status")["settings"]["key_sticky"] == "yesterday"
+    for folder, _, names in os.walk(os.path.join(repository.folder, "public")):
+        for name in names:
+            with open(os.path.join(folder, name), "rb") as file:
+                assert b"production-hosts" not in file.read() + name.encode()
+
+
+def test_a_delayed_patch_is_taken_by_itself_when_its_time_has_come(hosts, repository, levels):
+    server, agent = hosts(UPDATE_DELAY="2d")
+    publish(repository, agent.clock, "add", levels[1])
+    update(agent, expect=2)
+    assert level(agent, server) is None
+    agent.clock.move(2 * DAY)
+    agent.reload()
+    agent.wait_level(server, 1)
+
+
+def test_checks_are_scattered_and_failures_are_followed_by_a_back_off(hosts, repository):
+    server, agent = hosts()
+    delays = []
+    for _ in range(6):
+        agent.clock.move(5 * HOUR)
+        publish(repository, agent.clock)
+        status = checked_by_itself(agent)
+        assert status["check_error"] is None
+        delays.append(status["next_check"] - status["last_check"])
+    assert all(0.9 * 4 * HOUR <= delay <= 1.1 * 4 * HOUR for delay in delays)
+    assert len(set(delays)) > 1, delays
+    repository.web.broken = True
+    for failures in range(10):
+        agent.clock.move(5 * HOUR)
+        status = checked_by_itself(agent)
+        assert "503" in status["check_error"]
+        expected = min(60 << failures, 4 * HOUR)
+        delay = status["next_check"] - status["last_check"]
+        assert 0.9 * expected - 1 <= delay <= 1.1 * expected + 1, (failures, delay)
+    repository.web.broken = False
+    agent.clock.move(5 * HOUR)
+    publish(repository, agent.clock)
+    status = checked_by_itself(agent)
+    assert status["check_error"] is None
+    assert status["next_check"] - status["last_check"] >= 0.9 * 4 * HOUR
+
+
+def test_the_cache_serves_first_and_is_mended_and_tidied(hosts, repository, levels):
+    server, agent = hosts()
+    publish(repository, agent.clock, "add", levels[1])
+    update(agent)
+    cache = agent.path("cache", "patches")
+    cached, = os.listdir(cache)
+    publish(repository, agent.clock, "add", levels[2])
+    agent.reload(UPDATE_POLICY="LOCAL_FIRST")
+    server.restart()
+    agent.wait_level(server, 1)
+    update(agent)
+    assert level(agent, server) == 1
+    # What the disk spoilt is fetched again.
+    with open(os.path.join(cache, cached), "r+b") as file:
+        file.truncate(1000)
+    server.restart()
+    agent.wait_level(server, 1)
+    assert os.path.getsize(os.path.join(cache, cached)) == os.path.getsize(levels[1])
+    # Nothing in the cache: then the repository.
+    os.unlink(os.path.join(cache, cached))
+    agent.reload()
+    server.restart()
+    agent.wait_level(server, 2)
+    with open(os.path.join(cache, "0" * 64 + ".cpatch.new"), "w") as file:
+        file.write("left by a kill")
+    server.stop()
+    for days in (60, 40):
+        agent.clock.move(days * DAY)
+        assert os.listdir(cache)
+        publish(repository, agent.clock)
+        assert checked_by_itself(agent)["check_error"] is None
+        if days == 60:
+            assert len(os.listdir(cache)) == 1
+    assert os.listdir(cache) == []
