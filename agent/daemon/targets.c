@@ -207,7 +207,9 @@ void agent_ended(struct agent *agent, pid_t pid, int status, int signal)
 		t->exit_status = status;
 		t->exit_signal = signal;
 		t->gone = true;
-		agent_task_wake(t->task);
+		/* One that ended as soon as it was found has not begun its task yet. */
+		if (t->task)
+			agent_task_wake(t->task);
 	}
 }
 

@@ -43,6 +43,9 @@ void pe_cli_init(const char *program)
 
 int pe_cli_fail(const char *program, struct pe_error *err, bool json)
 {
+	if (!err)
+		return 0;
+
 	pe_auto_free char *text = pe_error_text(err);
 	enum pe_code code = err->code;
 	int status = pe_code_exit_status(code);

@@ -21,6 +21,7 @@ void pe_cli_init(const char *program);
 /*
  * Prints @err ("PROGRAM: text" and, on a line of its own, advice) to stderr, or with @json
  * {"error":{"code":NAME,"message":TEXT,"exit":N}} to stdout; frees it; returns the exit status.
+ * NULL is no error: prints nothing, 0.
  */
 int pe_cli_fail(const char *program, struct pe_error *err, bool json);
 
