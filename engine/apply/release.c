@@ -54,14 +54,28 @@ static bool is_start(const struct ledger *ledger, uint64_t address)
 	return false;
 }
 
-static bool matters(const struct ledger *ledger, uint64_t word, bool stack)
+/*
+ * libgcc_s since 13 keeps what was registered in a tree (unwind-dw2-btree.h) whose entries are
+ * three words: start of the code, its size, the object that it was registered with. Entries that it
+ * took out stay behind its count of them, and it never wipes a node.
+ */
+static bool is_unwind_entry(const struct ledger *ledger, const uint64_t *words, size_t count)
 {
+	return count >= 3 && ledger->header.unwind_object &&
+	       words[1] <= ledger->end - ledger->start && words[2] == ledger->header.unwind_object;
+}
+
+static bool matters(const struct ledger *ledger, const uint64_t *words, size_t count, bool stack)
+{
+	uint64_t word = words[0];
+
 	if (word - ledger->start >= ledger->end - ledger->start)
 		return false;
 	/* What only libgcc follows, while it unwinds through frames that are gone now. It leaves
 	 * stale copies, in ended exceptions too. */
 	if (word - ledger->header.unwind_tables < ledger->header.unwind_size ||
-	    word - ledger->header.unwind_object < UNWIND_OBJECT_SIZE)
+	    word - ledger->header.unwind_object < UNWIND_OBJECT_SIZE ||
+	    is_unwind_entry(ledger, words, count))
 		return false;
 	return !stack || word - ledger->start >= ledger->header.text_size || is_start(ledger, word);
 }
@@ -75,7 +89,7 @@ static void scan_words(struct scan *scan, uint64_t at, size_t count, bool stack)
 	for (size_t i = 0; i < count; i++)
 		any |= scan->chunk[i] - start < size;
 	for (size_t i = 0; any && i < count && !scan->found; i++)
-		if (matters(scan->ledger, scan->chunk[i], stack))
+		if (matters(scan->ledger, &scan->chunk[i], count - i, stack))
 			scan->found = at + i * sizeof(uint64_t);
 }
 
