@@ -152,7 +152,10 @@ struct pe_error *pe_sel_emit_reloc(struct pe_sel *sel, struct pe_sel_unit *unit,
 	struct pe_sel_dest dest;
 	struct pe_patch_reloc made = { .offset = offset, .type = reloc->type };
 
-	if (!sel->arch->reloc_known(reloc->type))
+	/* The entry in the GOT is the image's own, so near. */
+	if (pe_sel_tls_access(reloc) && !pe_sel_tls_is_constant(sel, reloc->symbol))
+		made.type = R_X86_64_PC32;
+	if (!sel->arch->reloc_known(made.type))
 		return pe_error_new(PE_ERR_UNSUPPORTED,
 				    "%s: %s+0x%lx needs relocation type %u (to %s), which a patch "
 				    "cannot have",
@@ -185,7 +188,7 @@ static struct pe_error *emit_relocs(struct pe_sel *sel, struct pe_sel_unit *unit
 		struct pe_error *err = NULL;
 
 		if (pe_sel_tls_access(&reloc))
-			err = pe_sel_tls_relax(s, out->data, &i, &reloc);
+			err = pe_sel_tls_relax(sel, unit, s, out->data, &i, &reloc);
 		else
 			i++;
 		if (!err && reloc.symbol)

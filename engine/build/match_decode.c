@@ -117,6 +117,8 @@ static void tlsgd_decode(const struct match_state *state, const struct field *fi
 	const uint8_t *new = field->new - 4;
 
 	cover(ref, field, 0, 4);
+	ref->kind = MATCH_REF_PAIR;
+	ref->value = pc_relative(field, 0);
 	if (field->at < 4 || field->code->size - field->at < 12 ||
 	    memcmp(new, mov_fs0_rax, sizeof(mov_fs0_rax)) != 0)
 		return;
@@ -134,6 +136,8 @@ static void tlsgd_decode(const struct match_state *state, const struct field *fi
 static void tlsld_decode(const struct field *field, struct match_ref *ref)
 {
 	cover(ref, field, 0, 4);
+	ref->kind = MATCH_REF_MODULE;
+	ref->value = pc_relative(field, 0);
 	for (uint64_t prefixes = 3; prefixes <= 4; prefixes++) {
 		const uint8_t *new = field->new - 3;
 
@@ -142,6 +146,7 @@ static void tlsld_decode(const struct field *field, struct match_ref *ref)
 		    memcmp(new + prefixes, mov_fs0_rax, sizeof(mov_fs0_rax)) != 0)
 			continue;
 		cover(ref, field, 3, prefixes + 6);
+		ref->kind = MATCH_REF_NONE;
 		return;
 	}
 }

@@ -60,6 +60,8 @@ enum match_ref_kind {
 	MATCH_REF_ADDRESS, /* value is where the symbol would be */
 	MATCH_REF_SLOT,	   /* value is the slot that holds the symbol's address or TLS offset */
 	MATCH_REF_TLS,	   /* value is the symbol's offset in the TLS block */
+	MATCH_REF_PAIR,	   /* value is the pair of module and offset for __tls_get_addr */
+	MATCH_REF_MODULE,  /* likewise, of the start of the image's TLS block */
 };
 
 /* One decoded relocation field of shipped code. */

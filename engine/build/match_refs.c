@@ -461,6 +461,31 @@ static bool slot_agrees(struct match_state *state, const struct pe_object_reloc 
 	return address_agrees(state, reloc, target - (uint64_t)addend, cause);
 }
 
+/*
+ * What __tls_get_addr is called with in a library. @whole: for the start of the library's block,
+ * whatever variable the access names.
+ */
+static bool pair_agrees(struct match_state *state, const struct pe_object_reloc *reloc,
+			uint64_t vaddr, bool whole, char **cause)
+{
+	const struct pe_image_slot *slot = pe_image_slot_at(state->image, vaddr);
+	uint64_t offset;
+
+	if (!slot || slot->type != R_X86_64_DTPMOD64)
+		return disagree(cause, "the image has no thread-local's module at %#lx", vaddr);
+	if (slot->symbol[0])
+		return (!whole && same_name(reloc->symbol->name, slot->symbol)) ||
+		       disagree(cause, "refers to thread-local %s, not to %s", slot->symbol,
+				reloc->symbol->name);
+	const void *second = pe_image_bytes(state->image, vaddr + 8, sizeof(offset));
+	if (!second)
+		return disagree(cause, "the pair at %#lx is not in the image file", vaddr);
+	memcpy(&offset, second, sizeof(offset));
+	if (!whole)
+		return tls_agrees(state, reloc->symbol, offset, cause);
+	return !offset || disagree(cause, "the pair at %#lx is not of the whole block", vaddr);
+}
+
 bool match_refer(struct match_state *state, const struct match_ref *ref, char **cause)
 {
 	switch (ref->kind) {
@@ -472,6 +497,10 @@ bool match_refer(struct match_state *state, const struct match_ref *ref, char **
 		return slot_agrees(state, ref->reloc, ref->value, cause);
 	case MATCH_REF_TLS:
 		return tls_agrees(state, ref->reloc->symbol, ref->value, cause);
+	case MATCH_REF_PAIR:
+	case MATCH_REF_MODULE:
+		return pair_agrees(state, ref->reloc, ref->value, ref->kind == MATCH_REF_MODULE,
+				   cause);
 	}
 	return false;
 }

@@ -361,7 +361,7 @@ struct pe_error *pe_sel_resolve(struct pe_sel *sel, struct pe_sel_unit *unit,
 		return resolve_unnamed(sel, unit, &ref, ret);
 	if (ref.symbol->type == STT_TLS || reloc->type == R_X86_64_GOTTPOFF ||
 	    reloc->type == R_X86_64_TPOFF32) {
-		err = pe_sel_thread_local(sel, unit, ref.symbol, ret);
+		err = pe_sel_thread_local(sel, unit, ref.symbol, reloc->type, ret);
 		ret->addend = ref.addend;
 		return err;
 	}
@@ -397,7 +397,7 @@ static struct pe_error *follow_relocs(struct pe_sel *sel, struct pe_sel_unit *un
 		struct pe_error *err = NULL;
 
 		if (pe_sel_tls_access(&reloc))
-			err = pe_sel_tls_relax(section, code, &i, &reloc);
+			err = pe_sel_tls_relax(sel, unit, section, code, &i, &reloc);
 		else
 			i++;
 		if (!err && reloc.symbol)

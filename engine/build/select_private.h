@@ -223,21 +223,35 @@ struct pe_error *pe_sel_outside(struct pe_sel *sel, const struct pe_object_symbo
 /* The image's own definition only. */
 struct pe_error *pe_sel_in_image(struct pe_sel *sel, const struct pe_object_symbol *symbol,
 				 struct pe_sel_dest *ret, bool *found) pe_must_check;
-struct pe_error *pe_sel_thread_local(struct pe_sel *sel, struct pe_sel_unit *unit,
-				     const struct pe_object_symbol *symbol,
-				     struct pe_sel_dest *ret) pe_must_check;
 void pe_sel_libraries_close(struct pe_sel *sel);
+
+/* ---- select_thread_local.c ---- */
+
+/* Is @symbol at a constant offset from the thread pointer, the same in each process? */
+bool pe_sel_tls_is_constant(const struct pe_sel *sel, const struct pe_object_symbol *symbol);
+/* Offset of @symbol in the image's own block of thread-locals, bytes; refuses a new one. */
+struct pe_error *pe_sel_tls_offset(const struct pe_sel *sel, const struct pe_sel_unit *unit,
+				   const struct pe_object_symbol *symbol,
+				   uint64_t *ret) pe_must_check;
+/*
+ * What a relocation of type @access to @symbol becomes: TPOFF for a constant offset, else TARGET,
+ * the entry in the image's GOT that such an access goes through.
+ */
+struct pe_error *pe_sel_thread_local(struct pe_sel *sel, struct pe_sel_unit *unit,
+				     const struct pe_object_symbol *symbol, uint32_t access,
+				     struct pe_sel_dest *ret) pe_must_check;
 
 /* ---- select_tls.c ---- */
 
-/* True when @reloc is an access to a thread-local that pe_sel_tls_relax rewrites. */
+/* True when @reloc is an access to a thread-local that pe_sel_tls_relax takes care of. */
 bool pe_sel_tls_access(const struct pe_object_reloc *reloc);
 /*
- * Rewrites the access at relocs[*index] of @code (a copy of the section's bytes) to local-exec, as
- * the linker does for a program. *index moves past the relocations that it used up; *out is the
- * relocation to emit, its symbol NULL when none is left.
+ * Rewrites the access at relocs[*index] of @code (a copy of the section's bytes) as the linker did
+ * for the image. *index moves past the relocations that it used up; *out is the relocation to
+ * emit, its symbol NULL when none is left.
  */
-struct pe_error *pe_sel_tls_relax(const struct pe_object_section *section, uint8_t *code,
+struct pe_error *pe_sel_tls_relax(const struct pe_sel *sel, const struct pe_sel_unit *unit,
+				  const struct pe_object_section *section, uint8_t *code,
 				  size_t *index, struct pe_object_reloc *out) pe_must_check;
 
 /* ---- image_refs.c ---- */

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Thread-local access of a program, relaxed to local-exec (ELF Handling For Thread-Local Storage,
- * 5): code compiled as -fPIC asks __tls_get_addr for an address that in a program is a constant
- * offset from the thread pointer. The linker rewrote the shipped code in the same way.
+ * Thread-local access, rewritten as the linker rewrote the shipped code (ELF Handling For
+ * Thread-Local Storage, 5). Code compiled as -fPIC asks __tls_get_addr for an address that in a
+ * program is a constant offset from the thread pointer (local-exec); a library's variable that a
+ * program uses has an offset that the loader fills in (initial-exec). Code of a library stays as
+ * it is.
  */
 #include <elf.h>
 #include <string.h>
@@ -115,13 +117,75 @@ static struct pe_error *relax_initial(const struct pe_object_section *section, u
 	return NULL;
 }
 
-struct pe_error *pe_sel_tls_relax(const struct pe_object_section *section, uint8_t *code,
+/* lea x@tlsgd(%rip),%rdi; call __tls_get_addr -> mov %fs:0,%rax; add x@gottpoff(%rip),%rax */
+static struct pe_error *general_to_initial(const struct pe_object_section *section, uint8_t *code,
+					   size_t *index, struct pe_object_reloc *out)
+{
+	static const uint8_t add[3] = { 0x48, 0x03, 0x05 };
+	struct pe_error *err = relax_general(section, code, index, out);
+
+	if (err)
+		return err;
+	memcpy(code + out->offset - sizeof(add), add, sizeof(add));
+	out->type = R_X86_64_GOTTPOFF;
+	out->addend -= 4;
+	return NULL;
+}
+
+/* The offset in the image's own block: a constant for the linker, and for us. */
+static struct pe_error *fill_offset(const struct pe_sel *sel, const struct pe_sel_unit *unit,
+				    uint8_t *code, struct pe_object_reloc *reloc)
+{
+	size_t size = reloc->type == R_X86_64_DTPOFF64 ? 8 : 4;
+	uint64_t value;
+	struct pe_error *err = pe_sel_tls_offset(sel, unit, reloc->symbol, &value);
+
+	if (err)
+		return err;
+	value += (uint64_t)reloc->addend;
+	memcpy(code + reloc->offset, &value, size);
+	reloc->symbol = NULL;
+	return NULL;
+}
+
+/* Of a shared library, or through what the loader filled in. */
+static struct pe_error *keep(const struct pe_sel *sel, const struct pe_sel_unit *unit,
+			     const struct pe_object_section *section, uint8_t *code, size_t *index,
+			     struct pe_object_reloc *out)
+{
+	const struct pe_object_reloc *reloc = &section->relocs[*index];
+
+	switch (reloc->type) {
+	case R_X86_64_TLSGD:
+		if (pe_image_is_program(sel->image))
+			return general_to_initial(section, code, index, out);
+		break;
+	case R_X86_64_TLSLD:
+	case R_X86_64_GOTTPOFF:
+		break;
+	case R_X86_64_DTPOFF32:
+	case R_X86_64_DTPOFF64:
+		*out = *reloc;
+		++*index;
+		return fill_offset(sel, unit, code, out);
+	default:
+		return refuse(section, reloc);
+	}
+	*out = *reloc;
+	++*index;
+	return NULL;
+}
+
+struct pe_error *pe_sel_tls_relax(const struct pe_sel *sel, const struct pe_sel_unit *unit,
+				  const struct pe_object_section *section, uint8_t *code,
 				  size_t *index, struct pe_object_reloc *out)
 {
 	const struct pe_object_reloc *reloc = &section->relocs[*index];
 
 	if (!code)
 		return refuse(section, reloc);
+	if (!pe_sel_tls_is_constant(sel, reloc->symbol))
+		return keep(sel, unit, section, code, index, out);
 	switch (reloc->type) {
 	case R_X86_64_TLSGD:
 		return relax_general(section, code, index, out);

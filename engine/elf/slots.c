@@ -342,6 +342,50 @@ const struct pe_image_slot *pe_image_ifunc_slot(const struct pe_image *image, ui
 	return NULL;
 }
 
+/* Is the word behind @slot, which holds a module, the offset of the same variable? */
+static bool is_tls_pair(const struct pe_image *image, const struct pe_image_slot *slot)
+{
+	const struct pe_image_slot *second = pe_image_slot_at(image, slot->vaddr + 8);
+
+	return second && second->type == R_X86_64_DTPOFF64 && !strcmp(second->symbol, slot->symbol);
+}
+
+const struct pe_image_slot *pe_image_tls_slot(const struct pe_image *image, uint32_t type,
+					      const char *symbol)
+{
+	for (size_t i = 0; symbol[0] && i < image->slot_count; i++) {
+		const struct pe_image_slot *slot = &image->slots[i];
+
+		if (slot->type == type && !strcmp(slot->symbol, symbol) && !slot->addend &&
+		    (type != R_X86_64_DTPMOD64 || is_tls_pair(image, slot)))
+			return slot;
+	}
+	return NULL;
+}
+
+const struct pe_image_slot *pe_image_tls_own_slot(const struct pe_image *image, uint32_t type,
+						  uint64_t offset)
+{
+	for (size_t i = 0; i < image->slot_count; i++) {
+		const struct pe_image_slot *slot = &image->slots[i];
+		uint64_t value = (uint64_t)slot->addend;
+
+		if (slot->type != type || slot->symbol[0])
+			continue;
+		if (type == R_X86_64_DTPMOD64) {
+			/* The linker knew the offset. */
+			const void *second = pe_image_bytes(image, slot->vaddr + 8, sizeof(value));
+
+			if (!second || pe_image_slot_at(image, slot->vaddr + 8))
+				continue;
+			memcpy(&value, second, sizeof(value));
+		}
+		if (value == offset)
+			return slot;
+	}
+	return NULL;
+}
+
 const struct pe_image_slot *pe_image_plt_slot(const struct pe_image *image, uint64_t vaddr)
 {
 	static const uint8_t endbr64[] = { 0xf3, 0x0f, 0x1e, 0xfa };

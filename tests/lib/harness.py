@@ -150,6 +150,28 @@ class Target:
         return out
 
 
+def unpacked(package, version):
+    """Folder with what is in one of Debian's packages; fetched once, never installed."""
+    folder = os.path.join(CACHE, f"package-{package}-{version.split(':')[-1]}")
+    if not os.path.isdir(folder):
+        apt = ["apt-get", f"-oDir::Etc::sourcelist={CACHE}/apt/sources.list",
+               "-oDir::Etc::sourceparts=/nonexistent", f"-oDir::State::lists={CACHE}/apt/lists",
+               "-oAPT::Sandbox::User=root", "-oDir::Cache::pkgcache=",
+               "-oDir::Cache::srcpkgcache="]
+        with tempfile.TemporaryDirectory() as room:
+            for verb in (["update"], ["download", f"{package}={version}"]):
+                done = run(*apt, *verb, cwd=room)
+                if done.status != 0:
+                    raise AssertionError(f"cannot fetch {package}: {done!r}")
+            partial = folder + ".partial"
+            shutil.rmtree(partial, True)
+            done = run("dpkg-deb", "-x", os.path.join(room, os.listdir(room)[0]), partial)
+            if done.status != 0:
+                raise AssertionError(f"cannot unpack {package}: {done!r}")
+        os.rename(partial, folder)
+    return folder
+
+
 # ---- a server ----
 
 _libc = ctypes.CDLL(None)
@@ -323,10 +345,11 @@ class Server:
         return struct.unpack("<I", self.read(address, 4))[0]
 
     def snapshot(self):
-        """What a revert must give back: the program's code, and the mappings of files and ours."""
+        """What a revert must give back: the code of the program and its plugins, and the mappings
+        of files and ours."""
         code = hashlib.sha256()
         for start, end, perms, _, path in self.maps():
-            if "x" in perms and path.startswith(self.binary):
+            if "x" in perms and (path.startswith(self.binary) or "/plugin/" in path):
                 code.update(self.read(start, end - start))
         return {"code": code.hexdigest(),
                 "maps": [r for r in self.maps() if r[4].startswith("/") and "aio" not in r[4]]}

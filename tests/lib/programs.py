@@ -32,6 +32,22 @@ int main(void)
 """
 
 
+def _patch(of, target, name, changes, *options, expect):
+    """A patch that replaces texts in the source: changes is {old: new}."""
+    new = of.source
+    for old, text in changes.items():
+        assert new.count(old) == 1, f"{old!r} is not there once"
+        new = new.replace(old, text)
+    diff = os.path.join(of.folder, name + ".diff")
+    with open(diff, "w") as out:
+        out.writelines(difflib.unified_diff(of.source.splitlines(True), new.splitlines(True),
+                                            "a/" + of.case, "b/" + of.case))
+    path = os.path.join(of.folder, name + ".cpatch")
+    done = care("care-build", "patch", "--target", target, "--name", name, "--diff", diff,
+                *options, "-o", path, env=of.env, expect=expect)
+    return path if expect == 0 else done
+
+
 class Program:
     """case.c, which answers questions in say(char), with a main that reads them."""
 
@@ -61,22 +77,34 @@ class Program:
              self.database, "--binary", self.binary, env=self.env)
 
     def patch(self, name, changes, *options, expect=0):
-        """A patch that replaces texts in case.c: changes is {old: new}."""
-        new = self.source
-        for old, text in changes.items():
-            assert new.count(old) == 1, f"{old!r} is not there once"
-            new = new.replace(old, text)
-        diff = os.path.join(self.folder, name + ".diff")
-        with open(diff, "w") as out:
-            out.writelines(difflib.unified_diff(self.source.splitlines(True),
-                                                new.splitlines(True), "a/" + self.case, "b/" + self.case))
-        path = os.path.join(self.folder, name + ".cpatch")
-        done = care("care-build", "patch", "--target", self.name, "--name", name, "--diff", diff,
-                    *options, "-o", path, env=self.env, expect=expect)
-        return path if expect == 0 else done
+        return _patch(self, self.name, name, changes, *options, expect=expect)
 
     def start(self, **kwargs):
         return Running(self, **kwargs)
+
+
+class Library:
+    """libcase.so beside the program, from lib.cc or lib.c, known to care-build."""
+
+    def __init__(self, program, source, case="lib.cc"):
+        self.folder, self.env = program.folder, program.env
+        self.source, self.case = source, case
+        with open(f"{self.folder}/{case}", "w") as out:
+            out.write(source)
+        # Unique symbols would keep it loaded for ever.
+        command = f"c++ -x {'c++' if case.endswith('.cc') else 'c'} -g -O2 -fPIC " \
+                  f"-fno-gnu-unique -c {case} -o lib.o"
+        subprocess.run(command.split(), cwd=self.folder, check=True)
+        subprocess.run("c++ -shared -Wl,-soname,libcase.so lib.o -o libcase.so".split(),
+                       cwd=self.folder, check=True)
+        with open(f"{self.folder}/lib.json", "w") as out:
+            json.dump([{"directory": self.folder, "command": command,
+                        "file": f"{self.folder}/{case}"}], out)
+        care("care-build", "target", "add", "program", "--name", "libcase", "--compile-commands",
+             f"{self.folder}/lib.json", "--binary", f"{self.folder}/libcase.so", env=self.env)
+
+    def patch(self, name, changes, *options, expect=0):
+        return _patch(self, "libcase", name, changes, *options, expect=expect)
 
 
 class Running:

@@ -12,7 +12,7 @@ import time
 import pytest
 
 import harness
-from harness import CACHE, care, die_with_parent, program, run, versions
+from harness import care, die_with_parent, program, run, unpacked, versions
 from patches import DEMO, rnd, rnd_patch, write
 
 NO_TARGET, NOT_NOW, REFUSED = 3, 4, 5
@@ -146,22 +146,8 @@ def test_a_process_that_is_no_mariadbd(patch):
 @pytest.fixture(scope="session")
 def other_binary():
     """mariadbd of another build of the same series, from the security archive."""
-    version = versions()["MARIADB_OTHER_VERSION"]
-    folder = os.path.join(CACHE, "other-" + version.split(":")[-1])
-    binary = os.path.join(folder, "usr/sbin/mariadbd")
-    if not os.path.exists(binary):
-        apt = ["apt-get", f"-oDir::Etc::sourcelist={CACHE}/apt/sources.list",
-               "-oDir::Etc::sourceparts=/nonexistent", f"-oDir::State::lists={CACHE}/apt/lists",
-               "-oAPT::Sandbox::User=root", "-oDir::Cache::pkgcache=",
-               "-oDir::Cache::srcpkgcache="]
-        shutil.rmtree(folder, True)
-        os.makedirs(folder)
-        for verb in (["update"], ["download", f"mariadb-server-core={version}"]):
-            done = run(*apt, *verb, cwd=folder)
-            assert done.status == 0, done
-        deb = next(n for n in os.listdir(folder) if n.endswith(".deb"))
-        assert run("dpkg-deb", "-x", os.path.join(folder, deb), folder).status == 0
-    return binary
+    folder = unpacked("mariadb-server-core", versions()["MARIADB_OTHER_VERSION"])
+    return os.path.join(folder, "usr/sbin/mariadbd")
 
 
 def test_wrong_buildid(target, other_binary, patch):

@@ -42,3 +42,12 @@ def test_a_plugin_is_patched_once_it_is_loaded(target, new_server, tmp_path):
     assert not accepts(server, "live-x")
     care("care-patch", "recover", "--pid", server.pid, expect=(0, 2))
     assert server.snapshot() == before
+
+
+def test_a_patch_is_for_one_image(target, tmp_path):
+    """A program and a library lie more than 2 GiB apart."""
+    diff = diff_of(target, tmp_path, SOURCE, OLD, NEW)
+    done = care("care-build", "patch", "--target", target.name, "--name", "two", "--diff", diff,
+                "--image", PLUGIN, "--image", "usr/sbin/mariadbd", "-o", tmp_path / "two.cpatch",
+                expect=1)
+    assert "one patch is for one image" in done.text and "for each --image" in done.text

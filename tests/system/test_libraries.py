@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Patches for a shared library: loaded late, unloaded, absent, called back and thrown through."""
-import difflib
-import json
-import subprocess
 
 import pytest
 
 from harness import care, wait_until
-from programs import Program, refusal
+from programs import Library, Program, refusal
 
 NOTHING, NOT_NOW, REFUSED = 2, 4, 5
 
@@ -103,38 +100,6 @@ extern "C" void say(char question)
 """
 
 
-class Library:
-    """libcase.so beside the program, known to care-build."""
-
-    def __init__(self, program):
-        self.folder, self.env = program.folder, program.env
-        with open(f"{self.folder}/lib.cc", "w") as out:
-            out.write(LIBRARY)
-        # Unique symbols would keep it loaded for ever.
-        command = "c++ -g -O2 -fPIC -fno-gnu-unique -c lib.cc -o lib.o"
-        subprocess.run(command.split(), cwd=self.folder, check=True)
-        subprocess.run("c++ -shared -Wl,-soname,libcase.so lib.o -o libcase.so".split(),
-                       cwd=self.folder, check=True)
-        with open(f"{self.folder}/lib.json", "w") as out:
-            json.dump([{"directory": self.folder, "command": command,
-                        "file": f"{self.folder}/lib.cc"}], out)
-        care("care-build", "target", "add", "program", "--name", "libcase", "--compile-commands",
-             f"{self.folder}/lib.json", "--binary", f"{self.folder}/libcase.so", env=self.env)
-
-    def patch(self, name, changes, *options):
-        new = LIBRARY
-        for old, text in changes.items():
-            assert new.count(old) == 1, old
-            new = new.replace(old, text)
-        with open(f"{self.folder}/{name}.diff", "w") as out:
-            out.writelines(difflib.unified_diff(LIBRARY.splitlines(True), new.splitlines(True),
-                                                "a/lib.cc", "b/lib.cc"))
-        path = f"{self.folder}/{name}.cpatch"
-        care("care-build", "patch", "--target", "libcase", "--name", name, "--diff",
-             f"{self.folder}/{name}.diff", *options, "-o", path, env=self.env)
-        return path
-
-
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     made = Program(tmp_path_factory.mktemp("late"), PROGRAM, ("-O2", "-fPIE"),
@@ -144,7 +109,7 @@ def program(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def library(program):
-    return Library(program)
+    return Library(program, LIBRARY)
 
 
 @pytest.fixture(scope="module")

@@ -112,6 +112,16 @@ const struct pe_image_slot *pe_image_find_slot(const struct pe_image *image, con
 const struct pe_image_slot *pe_image_slot_at(const struct pe_image *image, uint64_t vaddr);
 const struct pe_image_slot *pe_image_plt_slot(const struct pe_image *image, uint64_t vaddr);
 /*
+ * The slot by which the image's code finds a thread-local; @type R_X86_64_DTPMOD64: the first word
+ * of a pair (module, offset) for __tls_get_addr, R_X86_64_TPOFF64: its offset from the thread
+ * pointer. By the name that the slot has, or, where it has none, by the offset in the image's own
+ * block. NULL when there is none.
+ */
+const struct pe_image_slot *pe_image_tls_slot(const struct pe_image *image, uint32_t type,
+					      const char *symbol);
+const struct pe_image_slot *pe_image_tls_own_slot(const struct pe_image *image, uint32_t type,
+						  uint64_t offset);
+/*
  * A slot that the loader fills, before the program starts, with what the resolver at vaddr
  * @resolver returns (IRELATIVE: an indirect function of the image itself); NULL when there is none.
  */
