@@ -101,6 +101,8 @@ class Container(harness.Server):
     def __init__(self, tree, name, options, network=None, notify=None):
         self.tree, self.name, self.network, self.notify = tree, name, network, notify
         self.options = options
+        self.root, self.binary = tree.folder, "/usr/sbin/mariadbd"
+        self._symbols = None
         self.folder = tempfile.mkdtemp(prefix="dbc-", dir="/tmp")
         self.id = f"{name}-{os.path.basename(self.folder)[4:]}"
         self.datadir = os.path.join(self.folder, "data")
@@ -252,6 +254,42 @@ class Container(harness.Server):
         return (status["wsrep_local_state_comment"] == "Synced" and
                 status["wsrep_cluster_status"] == "Primary" and
                 int(status["wsrep_cluster_size"]) == size)
+
+
+class Alone(Container):
+    """The one mariadbd of its container, with sysbench's tables, as harness.Server has them."""
+
+    OPTIONS = {"user": "mysql", "skip-networking": "ON", "skip-name-resolve": "ON",
+               "innodb_buffer_pool_size": "96M", "innodb_log_file_size": "48M",
+               "innodb_flush_log_at_trx_commit": 0, "max_connections": 1200,
+               "innodb_snapshot_isolation": "OFF"}
+    FORMAT = 1
+
+    def __init__(self, tree, **options):
+        super().__init__(tree, "alone", {**self.OPTIONS, **options})
+
+    def fill(self):
+        """Made once for each tree and kept, under a name that it gets when whole."""
+        template = f"{self.tree.folder}-data-{self.FORMAT}"
+        with open(template + ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not os.path.isdir(template):
+                self._make(template)
+        shutil.rmtree(self.datadir)
+        run("cp", "-a", "--reflink=auto", template, self.datadir)
+
+    def _make(self, template):
+        first = Container(self.tree, "first", {**self.OPTIONS, "init-file": "/etc/mysql/init.sql"})
+        first.fill()
+        first.start()
+        harness.Sysbench(first, threads=2).command("prepare")
+        # A slow shutdown leaves nothing to recover or purge in the copies.
+        first.sql("SET GLOBAL innodb_fast_shutdown=0")
+        first.stop(120)
+        shutil.rmtree(template + ".partial", True)
+        run("cp", "-a", first.datadir, template + ".partial")
+        os.rename(template + ".partial", template)
+        first.remove()
 
 
 class Cluster:
