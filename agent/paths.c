@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "agent/paths.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 static const char *place(const char *variable, const char *otherwise)
 {
@@ -48,4 +51,28 @@ const char *agent_patches_dir(void)
 const char *agent_user(void)
 {
 	return place("DBCARE_USER", "dbcare");
+}
+
+static struct pe_error *check_folder(const char *path, const char *variable, const char *what)
+{
+	struct pe_error *err;
+
+	if (faccessat(AT_FDCWD, path, R_OK | W_OK | X_OK, AT_EACCESS) == 0)
+		return NULL;
+	err = pe_error_errno(errno, "cannot use %s", path);
+	return pe_error_wrap(
+		err,
+		"the agent has nowhere to keep %s: the folder must be there and belong "
+		"to the user %s (systemd-tmpfiles --create makes it so; $%s names "
+		"another)",
+		what, agent_user(), variable);
+}
+
+struct pe_error *agent_check_folders(void)
+{
+	struct pe_error *err =
+		check_folder(agent_state_dir(), "DBCARE_STATE_DIR", "its history and state");
+
+	return err ? err
+		   : check_folder(agent_cache_dir(), "DBCARE_CACHE_DIR", "the patches it fetches");
 }

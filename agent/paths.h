@@ -6,6 +6,8 @@
 #ifndef AGENT_PATHS_H
 #define AGENT_PATHS_H
 
+#include "engine/error.h"
+
 const char *agent_run_dir(void);     /* $DBCARE_RUN_DIR, /run/dbcare: sockets */
 const char *agent_state_dir(void);   /* $DBCARE_STATE_DIR, /var/lib/dbcare: history, state */
 const char *agent_cache_dir(void);   /* $DBCARE_CACHE_DIR, /var/cache/dbcare: patches */
@@ -14,5 +16,8 @@ const char *agent_keys_dir(void);    /* $DBCARE_KEYS_DIR, /etc/dbcare/keys: who 
 const char *agent_hooks_dir(void);   /* $DBCARE_HOOKS_DIR, /etc/dbcare/hooks.d */
 const char *agent_patches_dir(void); /* $DBCARE_PATCHES_DIR, /etc/dbcare/patches.d: own ones */
 const char *agent_user(void);	     /* $DBCARE_USER, dbcare: whom the agent runs as */
+
+/* Whether the agent can keep what it must in the state and the cache; names the folder. */
+struct pe_error *agent_check_folders(void) pe_must_check;
 
 #endif

@@ -113,6 +113,9 @@ struct pe_error *dbc_node_wait(struct dbc_session *session, unsigned int size,
 					    size);
 		}
 		pe_error_free(err);
+		err = dbc_cancelled(options);
+		if (err)
+			return err;
 		if (!told && options->progress)
 			options->progress(options->progress_ctx,
 					  "waiting for the cluster to be whole");

@@ -2,6 +2,7 @@
 /* The operations; see operation.h for the order of their steps. */
 #include "dbcare/operation.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -85,6 +86,22 @@ static struct pe_apply_options engine_options(const struct dbc_options *options)
 	};
 }
 
+struct pe_error *dbc_cancelled(const struct dbc_options *options)
+{
+	static const int numbers[] = { SIGINT, SIGTERM, SIGHUP };
+	sigset_t pending;
+
+	if (!options->cancellable || sigpending(&pending) != 0)
+		return NULL;
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(*numbers); i++) {
+		if (sigismember(&pending, numbers[i]))
+			return pe_error_new(PE_ERR_CANCELLED,
+					    "cancelled by signal SIG%s before anything was done",
+					    sigabbrev_np(numbers[i]));
+	}
+	return NULL;
+}
+
 /* Keeps the first warning; takes @err over. */
 static void warn(struct dbc_outcome *outcome, struct pe_error *err)
 {
@@ -101,12 +118,15 @@ static struct pe_error *run_gates(struct dbc_session *session, const struct pe_p
 	tell(options, "asking the server whether now is a good time");
 	dbc_session_connect(session);
 	ret->gates_skipped = options->no_gates;
-	if (options->no_gates)
-		return NULL;
 
-	struct pe_error *err = dbc_gates_run(&session->server, &session->login, session->sql,
-					     session->sql_error, patch, &ret->gates);
+	struct pe_error *err = dbc_cancelled(options);
 
+	if (err || options->no_gates)
+		return err;
+	err = dbc_gates_run(&session->server, &session->login, session->sql, session->sql_error,
+			    patch, &ret->gates);
+	if (!err)
+		err = dbc_cancelled(options);
 	return err ? err : dbc_gates_error(&ret->gates);
 }
 
@@ -442,7 +462,9 @@ struct pe_error *dbc_revert(struct dbc_session *session, const char *name,
 			session->sql = NULL;
 		}
 	}
-
+	err = dbc_cancelled(options);
+	if (err)
+		return err;
 	err = record_begin("revert", record_fields(session, name), ret, &history);
 	if (err)
 		return err;

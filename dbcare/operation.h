@@ -36,7 +36,11 @@ struct dbc_options {
 	bool no_gates;
 	uint64_t timeout_us;   /* how long to wait for a free moment; 0: the engine's own */
 	uint64_t max_pause_us; /* 0: no limit */
-	bool cancellable;      /* by SIGINT, SIGTERM, SIGHUP: see pe_apply_options */
+	/*
+	 * By SIGINT, SIGTERM and SIGHUP, which the caller holds back (blocks) and which are looked
+	 * at where nothing is half done: see pe_apply_options.
+	 */
+	bool cancellable;
 	/* Applied patches that apply reverts in the same switch; alive as long as the outcome. */
 	const char *const *replace;
 	size_t replace_count;
@@ -59,6 +63,9 @@ struct dbc_outcome {
 };
 
 void dbc_outcome_deinit(struct dbc_outcome *outcome);
+
+/* CANCELLED when one of the signals that cancel waits. */
+struct pe_error *dbc_cancelled(const struct dbc_options *options) pe_must_check;
 
 /*
  * What dbc_apply would do now; changes nothing and records nothing. HELD or BUSY as apply would

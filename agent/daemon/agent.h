@@ -52,6 +52,7 @@ struct agent_target {
 	bool again;	/* and also what was followed by a crash */
 	bool recovered; /* looked for traces of a dead patcher */
 	bool gone;
+	struct agent_ending *ending; /* ending.c; NULL: the kernel cannot tell */
 	bool exit_known;
 	int exit_status, exit_signal;
 };
@@ -109,6 +110,14 @@ bool agent_target_is(const struct agent_target *target, const char *text);
 json_t *agent_target_json(const struct agent_target *target);
 const char *agent_target_name(const struct agent_target *target);
 
+/* ---- ending.c ---- */
+
+/* From now on the target is marked gone as soon as its process has ended. */
+void agent_ending_watch(struct agent_target *target);
+/* Whether it is known how it ended; asks the kernel. */
+bool agent_ending_known(struct agent_target *target);
+void agent_ending_close(struct agent_target *target);
+
 /* ---- work.c ---- */
 
 /* One pass; returns after how many ms the next is due, -1: when something changes. */
@@ -141,6 +150,8 @@ void agent_state_hold(struct agent *agent, const char *target, const char *by);
 bool agent_state_resume(struct agent *agent, const char *target);
 void agent_state_crashed(struct agent *agent, const char *sha256, const char *name,
 			 const char *server);
+/* Of ends that nobody saw: how many there are now for that patch. */
+int agent_state_suspect(struct agent *agent, const char *sha256);
 const json_t *agent_state_crash_of(struct agent *agent, const char *sha256);
 void agent_state_forgive(struct agent *agent, const char *sha256);
 void agent_state_had(struct agent *agent, const char *target, unsigned int level);

@@ -105,6 +105,8 @@ static struct pe_error *run(void)
 	if (!err)
 		err = agent_settings_read(agent_conf_path(), &agent.settings);
 	if (!err)
+		err = agent_check_folders();
+	if (!err)
 		err = agent_tasks_init(loop);
 	if (err)
 		return err;
@@ -185,6 +187,7 @@ int main(int argc, char **argv)
 	};
 	struct options options = { 0 };
 
+	argp_err_exit_status = 1;
 	argp_parse(&argp, argc, argv, 0, NULL, &options);
 	signal(SIGPIPE, SIG_IGN);
 	mallopt(M_ARENA_MAX, 1);

@@ -108,6 +108,16 @@ void agent_state_crashed(struct agent *agent, const char *sha256, const char *na
 	agent_state_save(agent);
 }
 
+int agent_state_suspect(struct agent *agent, const char *sha256)
+{
+	json_t *suspected = part(agent, "suspected");
+	json_int_t count = json_integer_value(json_object_get(suspected, sha256)) + 1;
+
+	json_object_set_new(suspected, sha256, json_integer(count));
+	agent_state_save(agent);
+	return (int)count;
+}
+
 const json_t *agent_state_crash_of(struct agent *agent, const char *sha256)
 {
 	return json_object_get(part(agent, "crashed"), sha256);
@@ -115,6 +125,7 @@ const json_t *agent_state_crash_of(struct agent *agent, const char *sha256)
 
 void agent_state_forgive(struct agent *agent, const char *sha256)
 {
+	json_object_del(part(agent, "suspected"), sha256);
 	if (json_object_del(part(agent, "crashed"), sha256) == 0)
 		agent_state_save(agent);
 }

@@ -92,6 +92,30 @@ static struct pe_error *make_folders(uid_t uid, gid_t gid)
 	return err ? err : make_folder(agent_cache_dir(), 0750, uid, gid);
 }
 
+/* As the agent's user will find them; before anything is started. */
+static struct pe_error *check_folders(uid_t uid, gid_t gid)
+{
+	int status = 0;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		become(uid, gid);
+
+		pe_auto_error struct pe_error *err = agent_check_folders();
+		pe_auto_free char *text = err ? pe_error_text(err) : NULL;
+
+		if (text)
+			fprintf(stderr, "care-agent: %s\n", text);
+		_exit(err ? 1 : 0);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) != pid)
+		return pe_error_errno(errno, "cannot look at the agent's folders");
+	return status == 0 ? NULL
+			   : pe_error_new(PE_ERR_PERMISSION,
+					  "not started: the user %s cannot work with its folders",
+					  agent_user());
+}
+
 static struct child *child_of(struct child *children, pid_t pid)
 {
 	for (int i = 0; i < CHILDREN; i++) {
@@ -189,6 +213,8 @@ struct pe_error *agent_supervise(const char *folder)
 
 	if (!err)
 		err = make_folders(uid, gid);
+	if (!err)
+		err = check_folders(uid, gid);
 	for (int i = 0; !err && i < CHILDREN; i++) {
 		int fd;
 

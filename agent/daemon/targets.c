@@ -35,6 +35,7 @@ bool agent_target_is(const struct agent_target *target, const char *text)
 
 static void target_free(struct agent_target *target)
 {
+	agent_ending_close(target);
 	json_decref(target->info);
 	agent_held_clear(target);
 	free(target->fresh);
@@ -52,8 +53,9 @@ static void unlink_target(struct agent_target *target)
 
 /*
  * Did the server crash soon after it was patched? Ended by a signal that is none of a shutdown's.
- * Without process events nobody knows how it ended; then its end within the minute counts too,
- * unless it was seen to shut down.
+ * Where nobody knows how it ended (no process events, and a kernel that does not tell), an end
+ * within the minute is a restart the first time and a crash the next, unless the server was seen to
+ * shut down.
  */
 static void judge_end(struct agent_target *target)
 {
@@ -72,6 +74,13 @@ static void judge_end(struct agent_target *target)
 		if (strcmp(offer->sha256, target->fresh) != 0 ||
 		    agent_state_crash_of(agent, offer->sha256))
 			continue;
+		if (!target->exit_known && agent_state_suspect(agent, offer->sha256) == 1) {
+			agent_event(
+				agent, LOG_WARNING, "ended-after-patch", target,
+				json_pack("{s:s, s:s}", "patch", offer->name, "message",
+					  "nobody saw how; the next time it counts as a crash"));
+			continue;
+		}
 		agent->counts.crashes++;
 		agent_state_crashed(agent, offer->sha256, offer->name, agent_target_name(target));
 		agent_event(agent, LOG_ERR, "crash-after-patch", target,
@@ -94,7 +103,7 @@ static void target_task(void *arg)
 			agent_task_wait(wait);
 	}
 	/* How it ended may be told a moment after it was found gone. */
-	for (int i = 0; target->agent->watching && !target->exit_known && i < 20; i++)
+	for (int i = 0; !agent_ending_known(target) && i < 20; i++)
 		agent_task_wait(50);
 	judge_end(target);
 	if (target->info)
@@ -145,6 +154,7 @@ static void take(struct agent *agent, json_t *info)
 					 .found_ms = uv_hrtime() / 1000000 };
 	target->next = agent->targets;
 	agent->targets = target;
+	agent_ending_watch(target);
 	agent_watcher_mind(pid);
 	agent_event(agent, LOG_INFO, "target-found", target, NULL);
 

@@ -112,6 +112,7 @@ int main(int argc, char **argv)
 		"not by hand, and takes its socket from them.\n"
 	};
 
+	argp_err_exit_status = 1;
 	argp_parse(&argp, argc, argv, 0, NULL, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	/* One heap: what is freed goes back to the system. */

@@ -296,6 +296,7 @@ int main(int argc, char **argv)
 		"first network namespace) the agent scans every ten seconds.\n"
 	};
 
+	argp_err_exit_status = 1;
 	argp_parse(&argp, argc, argv, 0, NULL, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	return pe_cli_fail(PROGRAM, run(), false);

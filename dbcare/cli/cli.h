@@ -40,7 +40,7 @@ void cli_notes(const char *notes);
 /* A note on what a dead patcher left in this server, when it did, and what to do about it. */
 void cli_note_leftovers(const struct dbc_server *server);
 
-/* Fills the progress callback of @options; signals cancel. */
+/* Fills the progress callback of @options; from now on signals cancel, see dbc_cancelled. */
 void cli_progress(struct cli *cli, struct dbc_options *options);
 /* With the note on what was left. */
 struct pe_error *cli_session_open(struct cli *cli, const char *target,

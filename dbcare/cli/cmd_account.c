@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* dbcarectl account create: the SQL account that the agent asks with, and no more than it needs. */
-#include <pwd.h>
+#include <mysqld_error.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "dbcare/cli/cli.h"
@@ -64,8 +65,34 @@ static bool make_statements(const char *name, char *out[STATEMENTS])
 			name) >= 0;
 }
 
+/* Whether the first statement found that account; POLICY: one that the agent could not be. */
+static struct pe_error *look_at_existing(const struct account *account, struct dbc_sql *sql,
+					 bool *exists)
+{
+	char query[96];
+	struct dbc_rows rows;
+	pe_auto_free char *made = NULL;
+	struct pe_error *err = dbc_sql_query(sql, "SHOW WARNINGS", &rows, NULL);
+
+	for (size_t i = 0; !err && i < rows.count; i++)
+		*exists |= rows.columns > 1 && rows.items[i][1] &&
+			   atoi(rows.items[i][1]) == ER_USER_CREATE_EXISTS;
+	dbc_rows_deinit(&rows);
+	if (err || !*exists)
+		return err;
+	snprintf(query, sizeof(query), "SHOW CREATE USER '%s'@'localhost'", account->name);
+	err = dbc_sql_value(sql, query, &made);
+	if (err || (made && strstr(made, "unix_socket")))
+		return err;
+	return pe_error_new(PE_ERR_POLICY,
+			    "there is an account %s@localhost that is not IDENTIFIED VIA "
+			    "unix_socket: the agent, which has no password, could not log in; "
+			    "nothing was changed. DROP or ALTER it, or give another --name",
+			    account->name);
+}
+
 static struct pe_error *execute(struct account *account, char *const statements[STATEMENTS],
-				char **user)
+				char **user, bool *exists)
 {
 	struct dbc_session session;
 	struct pe_error *err = cli_session_open(&account->cli, account->cli.words[1], &session);
@@ -83,6 +110,8 @@ static struct pe_error *execute(struct account *account, char *const statements[
 
 		err = dbc_sql_query(session.sql, statements[i], &rows, NULL);
 		dbc_rows_deinit(&rows);
+		if (!err && i == 0)
+			err = look_at_existing(account, session.sql, exists);
 	}
 	if (!err)
 		*user = strdup(dbc_sql_user(session.sql));
@@ -118,6 +147,7 @@ int cmd_account(int argc, char **argv)
 	char *statements[STATEMENTS] = { 0 };
 	pe_auto_free char *user = NULL;
 	struct pe_error *err = NULL;
+	bool exists = false;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &account);
 	if (!name_is_plain(account.name))
@@ -125,15 +155,22 @@ int cmd_account(int argc, char **argv)
 	else if (!make_statements(account.name, statements))
 		err = pe_error_nomem();
 	else if (!account.dry_run)
-		err = execute(&account, statements, &user);
+		err = execute(&account, statements, &user, &exists);
 	if (err)
 		return cli_fail(&account.cli, err);
 	if (account.cli.json)
 		pe_cli_json(json_pack("{s:s, s:s, s:[s,s]}", "result",
-				      account.dry_run ? "would create" : "created", "account",
-				      account.name, "statements", statements[0], statements[1]));
+				      account.dry_run ? "would create"
+				      : exists	      ? "exists"
+						      : "created",
+				      "account", account.name, "statements", statements[0],
+				      statements[1]));
 	else if (account.dry_run)
 		printf("%s;\n%s;\n", statements[0], statements[1]);
+	else if (exists)
+		printf("%s@localhost exists already, and has the rights that the agent needs "
+		       "(granted as %s)\n",
+		       account.name, user);
 	else
 		printf("created %s@localhost (as %s)\n", account.name, user);
 	for (int i = 0; i < STATEMENTS; i++)

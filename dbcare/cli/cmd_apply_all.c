@@ -223,6 +223,8 @@ static struct pe_error *turn_apply(struct cli_change *change, const struct pe_pa
 		return err;
 	err = cluster_wait(change, turns, turn);
 	pe_progress_done(&change->cli.progress);
+	if (err && err->code == PE_ERR_CANCELLED)
+		err->code = PE_ERR_PARTIAL;
 	return err ? pe_error_wrap(err, "it was patched, but its cluster is not whole again")
 		   : NULL;
 }

@@ -17,6 +17,9 @@
 #include "dbcare/history.h"
 #include "engine/cleanup.h"
 
+/* What could not be read, and why: "agent.conf: Permission denied". */
+static json_t *unread;
+
 struct doctor {
 	struct cli cli;
 	const char *output;
@@ -38,6 +41,14 @@ static error_t doctor_parse(int key, char *arg, struct argp_state *state)
 	default:
 		return ARGP_ERR_UNKNOWN;
 	}
+}
+
+static void not_read(const char *what, const char *why)
+{
+	pe_auto_free char *text = NULL;
+
+	if (asprintf(&text, "%s: %s", what, why) >= 0)
+		json_array_append_new(unread, json_string(text));
 }
 
 static const char *place(const char *variable, const char *otherwise)
@@ -83,9 +94,13 @@ static void hide_secrets(json_t *value)
 static json_t *settings(void)
 {
 	json_t *found = json_object();
-	pe_auto_file FILE *in = fopen(place("DBCARE_CONF", "/etc/dbcare/agent.conf"), "re");
+	const char *path = place("DBCARE_CONF", "/etc/dbcare/agent.conf");
+	pe_auto_file FILE *in = fopen(path, "re");
 	pe_auto_free char *line = NULL;
 	size_t room = 0;
+
+	if (!in && errno != ENOENT)
+		not_read(path, strerror(errno));
 
 	while (in && getline(&line, &room, in) > 0) {
 		char *equals = strchr(line, '=');
@@ -106,6 +121,8 @@ static json_t *names_in(const char *folder)
 	json_t *names = json_array();
 	DIR *dir = opendir(folder);
 
+	if (!dir && errno != ENOENT)
+		not_read(folder, strerror(errno));
 	for (struct dirent *entry; dir && (entry = readdir(dir));) {
 		if (entry->d_name[0] != '.')
 			json_array_append_new(names, json_string(entry->d_name));
@@ -126,9 +143,14 @@ static json_t *text_file(const char *path)
 }
 
 /* An error is part of the picture. */
-static json_t *failed(struct pe_error *err)
+static json_t *failed(const char *what, struct pe_error *err)
 {
 	pe_auto_free char *text = pe_error_text(err);
+
+	/* A host without an agent is no omission. */
+	if (err->code != PE_ERR_NO_TARGET)
+		not_read(what, text ? text : pe_code_name(err->code));
+
 	json_t *object = json_pack("{s:s, s:s}", "code", pe_code_name(err->code), "message",
 				   text ? text : "");
 
@@ -144,7 +166,13 @@ static json_t *servers(void)
 
 	if (err) {
 		json_decref(list);
-		return failed(err);
+		return failed("servers", err);
+	}
+	if (found.denied) {
+		char text[64];
+
+		snprintf(text, sizeof(text), "%zu of other users", found.denied);
+		not_read("servers", text);
 	}
 	for (size_t i = 0; i < found.count; i++) {
 		json_t *server = dbc_server_json(&found.items[i]);
@@ -163,7 +191,7 @@ static json_t *agent_status(void)
 	json_t *status = NULL;
 	struct pe_error *err = control_ask(json_pack("{s:s}", "do", "status"), &status);
 
-	return err ? failed(err) : status;
+	return err ? failed("the agent", err) : status;
 }
 
 static json_t *agent_events(void)
@@ -192,7 +220,7 @@ static json_t *history(void)
 	json_t *all = NULL;
 	struct pe_error *err = dbc_history_read(NULL, &all);
 
-	return err ? failed(err) : all;
+	return err ? failed("history", err) : all;
 }
 
 static json_t *make_report(void)
@@ -214,6 +242,7 @@ static json_t *make_report(void)
 	json_object_set_new(report, "history", history());
 	json_object_set_new(report, "settings", settings());
 	json_object_set_new(report, "keys", names_in(place("DBCARE_KEYS_DIR", "/etc/dbcare/keys")));
+	json_object_set_new(report, "not_read", json_incref(unread));
 	hide_secrets(report);
 	return report;
 }
@@ -231,6 +260,18 @@ static struct pe_error *write_report(const char *path, const json_t *report)
 	if (fclose(out) != 0 || !good)
 		return pe_error_errno(errno, "cannot write the report %s", path);
 	return NULL;
+}
+
+static void tell_unread(void)
+{
+	const json_t *text;
+	size_t i;
+
+	json_array_foreach(unread, i, text) fprintf(stderr, "%s: note: not in the report: %s\n",
+						    DBC_PROGRAM, json_string_value(text));
+	if (json_array_size(unread) && geteuid() != 0)
+		fprintf(stderr, "%s: note: root can read all of it\n", DBC_PROGRAM);
+	json_decref(unread);
 }
 
 int cmd_doctor(int argc, char **argv)
@@ -258,6 +299,8 @@ int cmd_doctor(int argc, char **argv)
 	argp_parse(&argp, argc, argv, 0, NULL, &doctor);
 	strftime(name, sizeof(name), "dbcare-report-%Y%m%d-%H%M%S.json", gmtime_r(&now, &utc));
 
+	unread = json_array();
+
 	json_t *report = make_report();
 	const char *path = doctor.output ? doctor.output : name;
 	struct pe_error *err = write_report(path, report);
@@ -269,5 +312,6 @@ int cmd_doctor(int argc, char **argv)
 		pe_cli_json(json_pack("{s:s, s:s}", "result", "written", "report", path));
 	else
 		printf("The report is %s. It holds no passwords and no keys.\n", path);
+	tell_unread();
 	return 0;
 }

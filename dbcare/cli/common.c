@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Options, errors and printing that all sub-commands share. */
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <termios.h>
@@ -173,6 +174,14 @@ void cli_progress(struct cli *cli, struct dbc_options *options)
 	pe_progress_init(&cli->progress, !cli->json && !cli->quiet);
 	options->progress = show_progress;
 	options->progress_ctx = &cli->progress;
+	/* Not ended at any moment, but where nothing is half done: dbc_cancelled. */
+	sigset_t cancelling;
+
+	sigemptyset(&cancelling);
+	sigaddset(&cancelling, SIGINT);
+	sigaddset(&cancelling, SIGTERM);
+	sigaddset(&cancelling, SIGHUP);
+	sigprocmask(SIG_BLOCK, &cancelling, NULL);
 	options->cancellable = true;
 }
 
