@@ -61,6 +61,31 @@ def write_hook(agent, when, text):
 
 # ---- patched, and patched again ----
 
+def tell_times(what, milliseconds):
+    """Shown by `pytest -s`, and by tests/run long."""
+    found = sorted(milliseconds)
+
+    def at(share):
+        return found[min(int(len(found) * share), len(found) - 1)]
+
+    print(f"\n{what}, ms, of {len(found)}: least {found[0]:.0f}, half {at(.5):.0f}, "
+          f"90 % {at(.9):.0f}, 99 % {at(.99):.0f}, most {found[-1]:.0f}")
+    # A generous limit for a machine that others load; the figure itself is for `tests/run long`.
+    assert at(.5) < (1000 if LONG else 15000)
+
+
+def until_patched(server, seconds=60):
+    """Milliseconds until the server itself computes as the patch says."""
+    begin = time.monotonic()
+    with server.connect() as connection, connection.cursor() as cursor:
+        while True:
+            cursor.execute(f"SELECT {patches.RAND}")
+            if str(cursor.fetchall()[0][0]) == "0.2027":
+                return (time.monotonic() - begin) * 1000
+            assert time.monotonic() - begin < seconds, "it was missed"
+            time.sleep(0.02)
+
+
 def test_agent_patches_a_server_and_patches_it_again_after_each_restart(new_server, new_agent,
                                                                         levels):
     server = new_server()
@@ -69,39 +94,49 @@ def test_agent_patches_a_server_and_patches_it_again_after_each_restart(new_serv
     agent.offer(levels[1])
     agent.start()
     agent.wait_level(server, 1)
-    assert server.value(f"SELECT {patches.RAND}") == "0.2027"
-    restarts = 500 if LONG else 3
+    restarts = int(os.environ.get("DBCARE_TESTS_RESTARTS", 500 if LONG else 4))
+    seen = []
     for n in range(restarts):
-        server.restart()
-        agent.wait_level(server, 1)
-    found = [int(x) for x in re.findall(r"after_ready_ms=(\d+)", agent.log())]
-    assert len(found) == restarts + 1, agent.log()
-    print("ms from ready to patched:", sorted(found))
-    # A generous limit for a loaded machine; the figure itself is for `tests/run long`.
-    assert sorted(found)[len(found) // 2] < (1000 if LONG else 15000)
+        if n % 5 == 3:
+            server.kill()  # as the OOM killer does: no crash of its own
+            server.start()
+        else:
+            server.restart()
+        try:
+            seen.append(until_patched(server))
+        except AssertionError as error:
+            raise AssertionError(f"restart {n} of {restarts}: {error}\n{agent.log()[-5000:]}")
+    told = [int(x) for x in re.findall(r"after_ready_ms=(\d+)", agent.log())]
+    assert len(told) == restarts + 1, agent.log()
+    tell_times("from the first answered query to patched, as a client sees it", seen)
+    tell_times("from ready to patched and verified, as the agent tells", told[1:])
 
 
 def test_several_servers_that_start_at_once_are_all_patched(new_server, new_agent, levels):
-    servers = [new_server() for _ in range(10 if LONG else 2)]
+    servers = [new_server() for _ in range(10 if LONG else 3)]
     agent = new_agent(*servers)
     agent.offer(levels[1])
     for server in servers:
+        agent.wait_level(server, 1)
         server.stop()
-    for server in servers:
-        server.process = None
     # All at once, and only then waited for.
     for server in servers:
         server.process = subprocess.Popen(server.command(), stdin=subprocess.DEVNULL,
                                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                           preexec_fn=die_with_parent)
     for server in servers:
-        agent.wait_level(server, 1, 60)
+        agent.wait_level(server, 1, 120)
+    told = {int(pid): int(ms) for pid, ms in
+            re.findall(r"applied .*\(pid (\d+)\).*after_ready_ms=(\d+)", agent.log())}
+    tell_times("from ready to patched and verified, all started at once",
+               [told[server.pid] for server in servers])
 
 
 def test_without_process_events_a_scan_finds_a_new_server(new_server, new_agent, levels):
     server = new_server()
     agent = new_agent(server)
     agent.offer(levels[1])
+    agent.wait_level(server, 1)
     # A watch that is stopped hears nothing and says nothing.
     for n in range(2):
         watch = agent.children()["care-watch"]
