@@ -10,11 +10,11 @@
 #include "internal.h"
 
 #include <jansson.h>
-#include <openssl/sha.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "engine/cleanup.h"
+#include "sha256.h"
 
 enum {
 	MAX_FUNCTIONS = 4096,
@@ -40,20 +40,18 @@ const char *pe_state_name(enum pe_state state)
 void ledger_checksum(const void *constant, size_t size, uint8_t out[PE_SHA256_SIZE])
 {
 	struct ledger_header header;
-	SHA256_CTX sha;
 
 	memcpy(&header, constant, sizeof(header));
 	header.magic = 0;
 	memset(header.checksum, 0, sizeof(header.checksum));
 	memset(&header.variable, 0, sizeof(header.variable));
-	/* The one-call SHA256() cannot hash in pieces, and EVP would need an error path. */
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
-	SHA256_Init(&sha);
-	SHA256_Update(&sha, &header, sizeof(header));
-	SHA256_Update(&sha, (const uint8_t *)constant + sizeof(header), size - sizeof(header));
-	SHA256_Final(out, &sha);
-#pragma GCC diagnostic pop
+
+	const struct iovec pieces[] = {
+		{ &header, sizeof(header) },
+		{ (uint8_t *)constant + sizeof(header), size - sizeof(header) },
+	};
+
+	sha256_pieces(pieces, 2, out);
 }
 
 void ledger_deinit(struct ledger *ledger)

@@ -18,6 +18,9 @@
  *	.care.symbols	one struct care_symbol per symbol, in the patch's order, which is what
  *			care_function.symbol counts; each names its entry of .symtab
  *	.care.diff	the diff that the patch was made from, as it is; may be empty
+ *	.care.checksum	SHA-256 of the whole file with these 32 bytes as zeros: finds what a disk
+ *			or a copy damaged. Who meant it can make it right again; against him there
+ *			are signatures
  *	.shstrtab
  *
  * Numbers are little-endian, records have no hidden padding, reserved fields are 0. A string is an
@@ -32,6 +35,7 @@
 #define CARE_FUNCTIONS ".care.functions"
 #define CARE_SYMBOLS ".care.symbols"
 #define CARE_DIFF ".care.diff"
+#define CARE_CHECKSUM ".care.checksum"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the records are read as they are");
 
@@ -104,6 +108,9 @@ enum {
 	PATCH_MAX_TARGETS = 64,
 	PATCH_MAX_LIST = 1024, /* CVEs, gates, notes */
 };
+
+/* SHA-256 of the file with the 32 bytes at @at, which are inside it, as zeros. */
+void care_checksum(const uint8_t *bytes, size_t size, size_t at, uint8_t out[PE_SHA256_SIZE]);
 
 /* JSON text of the manifest, owned by the caller; and back, into the fields that it carries. */
 struct pe_error *care_manifest_write(const struct pe_patch *patch, char **ret) pe_must_check;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Life and death of a patch in memory. */
-#include "engine/patch.h"
-
+/* Life and death of a patch in memory; the checksum of one in a file. */
 #include <stdlib.h>
+
+#include "patch/format.h"
+#include "sha256.h"
 
 struct pe_patch *pe_patch_new(void)
 {
@@ -60,4 +61,17 @@ void pe_patch_free(struct pe_patch *patch)
 	free(patch->sections);
 	free(patch->diff);
 	free(patch);
+}
+
+void care_checksum(const uint8_t *bytes, size_t size, size_t at, uint8_t out[PE_SHA256_SIZE])
+{
+	static const uint8_t zeros[PE_SHA256_SIZE];
+	size_t behind = at + sizeof(zeros);
+	const struct iovec pieces[] = {
+		{ (uint8_t *)bytes, at },
+		{ (uint8_t *)zeros, sizeof(zeros) },
+		{ (uint8_t *)bytes + behind, size - behind },
+	};
+
+	sha256_pieces(pieces, 3, out);
 }

@@ -14,7 +14,7 @@
 
 #define BAD(...) pe_error_new(PE_ERR_FORMAT, __VA_ARGS__)
 
-static const size_t fixed_sections = 7; /* .symtab .strtab, four of .care, .shstrtab */
+static const size_t fixed_sections = 8; /* .symtab .strtab, five of .care, .shstrtab */
 
 static struct pe_error *check_header(const Elf64_Ehdr *eh, size_t size)
 {
@@ -139,6 +139,20 @@ static struct pe_error *expect(struct care_file *file, size_t i, const char *nam
 	return NULL;
 }
 
+static struct pe_error *check_checksum(const struct care_file *file, const struct care_section *s)
+{
+	uint8_t sum[PE_SHA256_SIZE];
+
+	if (s->header.sh_size != sizeof(sum))
+		return BAD(CARE_CHECKSUM ": it has %lu bytes, not %zu", s->header.sh_size,
+			   sizeof(sum));
+	care_checksum(file->bytes, file->size, s->header.sh_offset, sum);
+	if (memcmp(sum, s->data, sizeof(sum)))
+		return BAD("it is damaged: its contents do not give its checksum; fetch or build "
+			   "it again");
+	return NULL;
+}
+
 /* Which section is which; their number and order are fixed. */
 static struct pe_error *sort_sections(struct care_file *file)
 {
@@ -155,6 +169,7 @@ static struct pe_error *sort_sections(struct care_file *file)
 			   count - i, fixed_sections);
 	file->symtab_index = i;
 
+	const struct care_section *checksum;
 	struct pe_error *err =
 		expect(file, i, ".symtab", SHT_SYMTAB, sizeof(Elf64_Sym), &file->symtab);
 
@@ -168,11 +183,13 @@ static struct pe_error *sort_sections(struct care_file *file)
 		err = expect(file, i + 4, CARE_SYMBOLS, SHT_PROGBITS, 0, &file->symbols);
 	if (!err)
 		err = expect(file, i + 5, CARE_DIFF, SHT_PROGBITS, 0, &file->diff);
+	if (!err)
+		err = expect(file, i + 6, CARE_CHECKSUM, SHT_PROGBITS, 0, &checksum);
 	if (!err && !is_string_table(file->strtab))
 		err = BAD("section %zu (.strtab) does not begin and end with a zero byte", i + 1);
 	if (!err && (!file->symtab->header.sh_size || file->symtab->header.sh_link != i + 1))
 		err = BAD("section %zu (.symtab) is empty or not linked to .strtab", i);
-	return err;
+	return err ? err : check_checksum(file, checksum);
 }
 
 struct pe_error *care_file_init(struct care_file *file, const void *bytes, size_t size)

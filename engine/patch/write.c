@@ -28,6 +28,7 @@ struct writer {
 	uint32_t *elf_symbol; /* by index of the patch's symbol */
 	uint32_t first_global;
 	uint32_t symtab_index;
+	size_t checksum; /* offset in the file */
 	bool no_memory;
 };
 
@@ -277,6 +278,7 @@ static void build_symbols(struct writer *w, struct buffer *out)
 /* Of .symtab, .strtab and the .care sections; strings last, when all are known. */
 static struct pe_error *write_tables(struct writer *w)
 {
+	static const uint8_t zeros[PE_SHA256_SIZE];
 	pe_auto_free char *manifest = NULL;
 	struct buffer functions = {}, symbols = {};
 	struct pe_error *err = care_manifest_write(w->patch, &manifest);
@@ -292,6 +294,8 @@ static struct pe_error *write_tables(struct writer *w)
 	add_section(w, CARE_FUNCTIONS, SHT_PROGBITS, 0, 8, functions.data, functions.size);
 	add_section(w, CARE_SYMBOLS, SHT_PROGBITS, 0, 8, symbols.data, symbols.size);
 	add_section(w, CARE_DIFF, SHT_PROGBITS, 0, 1, w->patch->diff, w->patch->diff_size);
+	w->checksum =
+		add_section(w, CARE_CHECKSUM, SHT_PROGBITS, 0, 1, zeros, sizeof(zeros))->sh_offset;
 	free(functions.data);
 	free(symbols.data);
 	return NULL;
@@ -327,8 +331,8 @@ static struct pe_error *serialize(struct writer *w)
 
 	for (size_t i = 0; i < patch->section_count; i++)
 		with_relocs += patch->sections[i].reloc_count != 0;
-	/* In front a null section; behind .symtab .strtab, four of .care, .shstrtab. */
-	w->sections = calloc(1 + patch->section_count + with_relocs + 7, sizeof(*w->sections));
+	/* In front a null section; behind .symtab .strtab, five of .care, .shstrtab. */
+	w->sections = calloc(1 + patch->section_count + with_relocs + 8, sizeof(*w->sections));
 	w->elf_symbol = calloc(patch->symbol_count + 1, sizeof(*w->elf_symbol));
 	if (!w->sections || !w->elf_symbol)
 		return pe_error_nomem();
@@ -353,6 +357,11 @@ static struct pe_error *serialize(struct writer *w)
 		return pe_error_new(PE_ERR_FORMAT,
 				    "the patch would be %zu bytes, more than %d are not read",
 				    w->file.size, PATCH_MAX_FILE);
+
+	uint8_t sum[PE_SHA256_SIZE];
+
+	care_checksum(w->file.data, w->file.size, w->checksum, sum);
+	memcpy(w->file.data + w->checksum, sum, sizeof(sum));
 	return NULL;
 }
 

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/patch.h"
+#include "patch/format.h"
 
 enum {
 	SAMPLE_TEXT,
@@ -41,6 +41,29 @@ static inline void *sample_copy(const void *bytes, size_t size)
 
 	assert(copy);
 	return memcpy(copy, bytes, size);
+}
+
+/* Makes the checksum of a damaged file right, so that what is behind it is tried; a file whose
+ * headers do not lead to the checksum stays as it is. */
+static inline void sample_seal(uint8_t *bytes, size_t size)
+{
+	Elf64_Ehdr eh;
+	Elf64_Shdr sh;
+	uint8_t sum[PE_SHA256_SIZE];
+
+	if (size < sizeof(eh))
+		return;
+	memcpy(&eh, bytes, sizeof(eh));
+	/* The last section but one. */
+	uint64_t at = eh.e_shoff + (eh.e_shnum - 2UL) * sizeof(sh);
+
+	if (eh.e_shnum < 2 || eh.e_shoff > size || at > size || size - at < sizeof(sh))
+		return;
+	memcpy(&sh, bytes + at, sizeof(sh));
+	if (sh.sh_offset > size || size - sh.sh_offset < sizeof(sum))
+		return;
+	care_checksum(bytes, size, sh.sh_offset, sum);
+	memcpy(bytes + sh.sh_offset, sum, sizeof(sum));
 }
 
 static inline void sample_section(struct pe_patch *p, size_t i, const char *name,

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from harness import care
+from patchfile import seal
 from programs import Program
 
 SOURCE = r"""
@@ -64,7 +65,7 @@ def damaged(path, name, at):
     data[offset + at % size] ^= 1
     copy = path.replace(".cpatch", "-damaged.cpatch")
     with open(copy, "wb") as file:
-        file.write(data)
+        file.write(seal(data))
     return copy
 
 
@@ -117,7 +118,7 @@ def test_another_diff_in_the_file_is_found_out(made):
     assert data.count(b"2 * x + x % 7 + calls") == 1
     wrong = path.replace(".cpatch", "-other.cpatch")
     with open(wrong, "wb") as file:
-        file.write(data.replace(b"2 * x + x % 7 + calls", b"2 * x + x % 7 - calls"))
+        file.write(seal(data.replace(b"2 * x + x % 7 + calls", b"2 * x + x % 7 - calls")))
     result = verify(program, wrong, expect=5)
     assert any("hash of the source" in line for line in result["differs"])
     assert any("is not what the source gives" in line for line in result["differs"])
@@ -129,7 +130,7 @@ def test_a_diff_in_the_file_that_does_not_apply_is_found_out(made):
         data = file.read()
     wrong = path.replace(".cpatch", "-broken.cpatch")
     with open(wrong, "wb") as file:
-        file.write(data.replace(b"-\treturn 2 * x + x % 7;", b"-\treturn 3 * x + x % 7;"))
+        file.write(seal(data.replace(b"-\treturn 2 * x + x % 7;", b"-\treturn 3 * x + x % 7;")))
     result = verify(program, wrong, expect=5)
     assert any("makes no patch" in line for line in result["differs"])
 

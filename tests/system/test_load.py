@@ -25,11 +25,21 @@ def revert(name, server, *args, **kwargs):
     return care("dbcarectl", "revert", name, server.pid, *args, **kwargs)
 
 
+def open_files(server):
+    """What the server's descriptors are; one that is closed while we look is none."""
+    names = []
+    for fd in os.listdir(f"/proc/{server.pid}/fd"):
+        try:
+            names.append(os.readlink(f"/proc/{server.pid}/fd/{fd}"))
+        except FileNotFoundError:
+            pass
+    return names
+
+
 def resources(server):
     """What must not grow: mappings of ours, descriptors that are no connections, threads."""
-    fds = [os.readlink(f"/proc/{server.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{server.pid}/fd")]
     return {"ours": sum("care:" in region[4] for region in server.maps()),
-            "fds": sum(not name.startswith("socket:") for name in fds),
+            "fds": sum(not name.startswith("socket:") for name in open_files(server)),
             "threads": len(os.listdir(f"/proc/{server.pid}/task"))}
 
 
@@ -156,8 +166,7 @@ def test_no_leftovers(target, server, tmp_path):
     revert("rnd-0-5", server)
 
     def state():
-        fds = sorted(os.readlink(f"/proc/{server.pid}/fd/{fd}")
-                     for fd in os.listdir(f"/proc/{server.pid}/fd"))
+        fds = sorted(open_files(server))
         return {"tmp": sorted(n for n in os.listdir("/tmp") if "care" in n and "dbcare" not in n),
                 "fds": [f for f in fds if not f.startswith("socket:")],
                 "memfds": [r for r in server.maps() if "care:" in r[4]]}

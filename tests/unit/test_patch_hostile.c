@@ -10,7 +10,6 @@
 
 #include "../fuzz/sample_patch.h"
 #include "engine/cleanup.h"
-#include "patch/format.h"
 
 /* A written sample, in memory of exactly its size so that ASan sees a read past it. */
 struct file {
@@ -31,7 +30,7 @@ static struct file sample_file(void)
 }
 
 /* The message of the refusal; NULL when the file was accepted. */
-static char *refusal(const uint8_t *bytes, size_t size)
+static char *refusal_as_it_is(const uint8_t *bytes, size_t size)
 {
 	pe_auto_free uint8_t *exact = sample_copy(bytes, size);
 	struct pe_patch *patch = NULL;
@@ -45,6 +44,15 @@ static char *refusal(const uint8_t *bytes, size_t size)
 	assert_null(pe_patch_check(patch));
 	pe_patch_free(patch);
 	return NULL;
+}
+
+/* Likewise, of a file whose checksum somebody made right. */
+static char *refusal(const uint8_t *bytes, size_t size)
+{
+	pe_auto_free uint8_t *sealed = sample_copy(bytes, size);
+
+	sample_seal(sealed, size);
+	return refusal_as_it_is(sealed, size);
 }
 
 static void a_file_cut_at_any_length_is_refused(void **state)
@@ -71,7 +79,26 @@ static void a_file_with_something_behind_it_is_refused(void **state)
 	assert_non_null(strstr(text, "not at the end of the file"));
 }
 
-static void any_flipped_bit_is_refused_or_leaves_a_valid_patch(void **state)
+static void any_flipped_bit_is_found(void **state)
+{
+	struct file file = sample_file();
+	size_t by_checksum = 0;
+
+	for (size_t bit = 0; bit < 8 * file.size; bit++) {
+		file.bytes[bit / 8] ^= (uint8_t)(1 << bit % 8);
+
+		pe_auto_free char *text = refusal_as_it_is(file.bytes, file.size);
+
+		assert_non_null(text);
+		by_checksum += strstr(text, "its contents do not give its checksum") != NULL;
+		file.bytes[bit / 8] ^= (uint8_t)(1 << bit % 8);
+	}
+	/* Headers say themselves what is wrong. */
+	assert_true(by_checksum > 8 * file.size / 3);
+	free(file.bytes);
+}
+
+static void any_meant_bit_is_refused_or_leaves_a_valid_patch(void **state)
 {
 	struct file file = sample_file();
 	size_t refused = 0;
@@ -185,6 +212,8 @@ RULE(section_flags, section(f, ".text.foo")->sh_flags |= SHF_WRITE)
 RULE(section_type, section(f, ".rodata.str")->sh_type = SHT_NOTE)
 RULE(null_section, *(f->bytes + header(f)->e_shoff) = 1)
 RULE(strtab_unended, f->bytes[section(f, ".care.manifest")->sh_offset - 1] = 'x')
+RULE(checksum_short, section(f, ".care.checksum")->sh_size--)
+RULE(checksum_renamed, section(f, ".care.checksum")->sh_name++)
 RULE(strtab_renamed, section(f, ".strtab")->sh_name++)
 RULE(symtab_entsize, section(f, ".symtab")->sh_entsize = 0)
 RULE(symtab_link, section(f, ".symtab")->sh_link = 1)
@@ -248,7 +277,7 @@ static const struct {
 	{ table_far, "not at the end of the file" },
 	{ alignment, "section 2: alignment 3 is no power of two" },
 	{ overlap, "section 2: it is not behind the section before it" },
-	{ size_past_end, "section 15: 0x100000 bytes at" },
+	{ size_past_end, "section 16: 0x100000 bytes at" },
 	{ size_huge, "section 1: 0xffffffffffffffc0 bytes at 0x40 are past" },
 	{ size_of_bss, "section 3 (.bss.counter): 18446744073709551615 bytes are more" },
 	{ name_past_end, "section 2: its name is past the end of .shstrtab" },
@@ -257,6 +286,8 @@ static const struct {
 	{ null_section, "section 0: it is not null" },
 	{ strtab_unended, "(.strtab) does not begin and end with a zero byte" },
 	{ strtab_renamed, "section 10: a patch has .strtab there" },
+	{ checksum_short, "section 16: it is not behind the section before it" },
+	{ checksum_renamed, "section 15: a patch has .care.checksum there" },
 	{ symtab_entsize, "section 9 (.symtab): its size is no multiple" },
 	{ symtab_link, "(.symtab) is empty or not linked" },
 	{ symtab_locals, ".symtab: entry 3: local symbols are not first" },
@@ -398,7 +429,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_file_cut_at_any_length_is_refused),
 		cmocka_unit_test(a_file_with_something_behind_it_is_refused),
-		cmocka_unit_test(any_flipped_bit_is_refused_or_leaves_a_valid_patch),
+		cmocka_unit_test(any_flipped_bit_is_found),
+		cmocka_unit_test(any_meant_bit_is_refused_or_leaves_a_valid_patch),
 		cmocka_unit_test(any_byte_set_to_its_extremes_is_survived),
 		cmocka_unit_test(each_damaged_field_is_named),
 		cmocka_unit_test(what_is_no_patch_file_is_refused_by_its_name),
