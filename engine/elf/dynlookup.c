@@ -11,6 +11,7 @@
 #include "engine/cleanup.h"
 
 #define DYNAMIC_MAX 512	      /* entries; real ones have 20 to 40 */
+#define DYNAMIC_STEP 32	      /* entries read at once: of another process, a system call each */
 #define CHAIN_MAX (1u << 20)  /* symbols in one hash chain */
 #define VERSION_MAX 4096      /* definitions in one object */
 #define VERSYM_HIDDEN 0x8000u /* not the default version */
@@ -23,46 +24,70 @@ struct dyn {
 	uint64_t strsz, verdefnum;
 };
 
+/* ld.so adds the bias to addresses of the dynamic section in memory, except in the vDSO. */
+static void take_entry(struct dyn *dyn, const Elf64_Dyn *entry)
+{
+	uint64_t value = entry->d_un.d_val;
+	uint64_t addr = value < dyn->bias ? value + dyn->bias : value;
+
+	switch (entry->d_tag) {
+	case DT_GNU_HASH:
+		dyn->gnu_hash = addr;
+		break;
+	case DT_HASH:
+		dyn->hash = addr;
+		break;
+	case DT_SYMTAB:
+		dyn->symtab = addr;
+		break;
+	case DT_STRTAB:
+		dyn->strtab = addr;
+		break;
+	case DT_STRSZ:
+		dyn->strsz = value;
+		break;
+	case DT_VERSYM:
+		dyn->versym = addr;
+		break;
+	case DT_VERDEF:
+		dyn->verdef = addr;
+		break;
+	case DT_VERDEFNUM:
+		dyn->verdefnum = value;
+		break;
+	}
+}
+
+/* @entries at @addr, as many as can be read, at least one. */
+static struct pe_error *read_entries(struct dyn *dyn, uint64_t addr,
+				     Elf64_Dyn entries[DYNAMIC_STEP], size_t *count)
+{
+	struct pe_error *err = dyn->read(dyn->ctx, addr, entries, DYNAMIC_STEP * sizeof(*entries));
+
+	*count = DYNAMIC_STEP;
+	if (!err)
+		return NULL;
+	/* The section may end before that, and its mapping with it. */
+	pe_error_free(err);
+	*count = 1;
+	return dyn->read(dyn->ctx, addr, entries, sizeof(*entries));
+}
+
 static struct pe_error *dyn_read_tables(struct dyn *dyn, uint64_t dynamic)
 {
-	for (size_t i = 0; i < DYNAMIC_MAX; i++) {
-		Elf64_Dyn entry;
+	Elf64_Dyn entries[DYNAMIC_STEP];
+	size_t count;
+
+	for (size_t i = 0; i < DYNAMIC_MAX; i += count) {
 		struct pe_error *err =
-			dyn->read(dyn->ctx, dynamic + i * sizeof(entry), &entry, sizeof(entry));
+			read_entries(dyn, dynamic + i * sizeof(*entries), entries, &count);
 
 		if (err)
 			return pe_error_wrap(err, "cannot read the dynamic section");
-		/* ld.so adds the bias to these in memory, except in the vDSO. */
-		uint64_t value = entry.d_un.d_val;
-		uint64_t addr = value < dyn->bias ? value + dyn->bias : value;
-
-		switch (entry.d_tag) {
-		case DT_NULL:
-			return NULL;
-		case DT_GNU_HASH:
-			dyn->gnu_hash = addr;
-			break;
-		case DT_HASH:
-			dyn->hash = addr;
-			break;
-		case DT_SYMTAB:
-			dyn->symtab = addr;
-			break;
-		case DT_STRTAB:
-			dyn->strtab = addr;
-			break;
-		case DT_STRSZ:
-			dyn->strsz = value;
-			break;
-		case DT_VERSYM:
-			dyn->versym = addr;
-			break;
-		case DT_VERDEF:
-			dyn->verdef = addr;
-			break;
-		case DT_VERDEFNUM:
-			dyn->verdefnum = value;
-			break;
+		for (size_t j = 0; j < count; j++) {
+			if (entries[j].d_tag == DT_NULL)
+				return NULL;
+			take_entry(dyn, &entries[j]);
 		}
 	}
 	return pe_error_new(PE_ERR_FORMAT, "the dynamic section has no end");
