@@ -20,6 +20,12 @@ enum { STUCK_LOOKS = 20, STUCK_WAIT_US = 5000, TRIVIAL_QUERIES = 5 };
 /* A slower answer than this, and than 20 times the one before, means that something is wrong. */
 enum { SLOW_US = 1000000, SLOW_FACTOR = 20 };
 
+/*
+ * A server whose processors are all taken may be slow to greet, which is no reason to take a good
+ * patch back: a connection that only timed out is tried again for this long.
+ */
+enum { GREETING_US = 30000000, QUICK_US = 1000000 };
+
 static struct pe_error *failed(struct pe_error *cause, const char *what)
 {
 	struct pe_error *err = pe_error_new(PE_ERR_VERIFY, "%s: %s", what, cause->message);
@@ -146,12 +152,29 @@ static struct pe_error *verify_kept(struct dbc_sql *kept, const struct dbc_basel
 	return NULL;
 }
 
+static struct pe_error *open_patiently(const struct dbc_server *server,
+				       const struct dbc_login *login, struct dbc_sql **ret)
+{
+	uint64_t start = pe_now_us();
+
+	for (;;) {
+		uint64_t begin = pe_now_us();
+		struct pe_error *err = dbc_sql_open(server, login, ret, NULL);
+		uint64_t now = pe_now_us();
+
+		/* What fails at once was refused, not late. */
+		if (!err || now - begin < QUICK_US || now - start > GREETING_US)
+			return err;
+		pe_error_free(err);
+	}
+}
+
 static struct pe_error *verify_fresh(const struct dbc_server *server, const struct dbc_login *login,
 				     struct dbc_verification *ret)
 {
 	struct dbc_sql *fresh;
 	uint64_t start = pe_now_us(), us;
-	struct pe_error *err = dbc_sql_open(server, login, &fresh, NULL);
+	struct pe_error *err = open_patiently(server, login, &fresh);
 
 	if (err)
 		return failed(err, "no new connection after the switch");

@@ -85,6 +85,30 @@ def test_a_patch_that_makes_queries_hang_is_reverted_within_bounds(server, break
     wait_until(released, 30, "the release of the patch's memory")
 
 
+# The first two logins after the switch come too late for a client that waits 5 s.
+_SLOW_LOGIN = """--- a/sql/sql_connect.cc
++++ b/sql/sql_connect.cc
+@@ -1206,6 +1206,9 @@
+   DBUG_ENTER("login_connection");
+   DBUG_PRINT("info", ("login_connection called by thread %lu",
+                       (ulong) thd->thread_id));
++  static int logins;
++  if (logins++ < 2)
++    my_sleep(6000000);
+ 
+   /* Use "connect_timeout" value during connection phase */
+   my_net_set_read_timeout(net, connect_timeout);
+"""
+
+
+def test_a_server_that_is_slow_to_greet_keeps_its_patch(server, target, tmp_path):
+    patch = target.patch(write(str(tmp_path), "slow.diff", _SLOW_LOGIN), "slow")
+    begin = time.monotonic()
+    done = care("dbcarectl", "apply", patch, server.pid, "--json")
+    assert 10 < time.monotonic() - begin < 60, done
+    care("dbcarectl", "revert", "slow", server.pid)
+
+
 def test_a_server_that_a_patch_kills_is_told(new_server, breaking):
     server = new_server()
     done = care("dbcarectl", "apply", breaking("crashes"), server.pid, expect=3)

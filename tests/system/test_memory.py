@@ -96,7 +96,7 @@ def test_an_idle_server_is_as_it_was_after_many_cycles(target, new_server, tmp_p
         levels, name = [target.patch(case("two_functions"), "two")], "two"
     else:
         levels, name = query_levels(target, tmp_path, "cycles"), "cycles"
-    before, applied, after = measure(server.pid, levels, name, 500 if LONG else 5, "mariadbd")
+    before, applied, after = measure(server.pid, levels, name, 1000 if LONG else 5, "mariadbd")
     assert 0 < applied["ours"] <= 128 << 10
     for key in ("ours", "maps", "fds", "threads", "heap"):
         # Threads of the server's own pools come and go with their stacks.
