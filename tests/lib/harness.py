@@ -429,7 +429,9 @@ class Sysbench:
         self.begin = time.monotonic()
         self.process = subprocess.Popen([*self.args, "run"], stdin=subprocess.DEVNULL,
                                         stdout=self.output, stderr=subprocess.STDOUT,
-                                        env=self.env, preexec_fn=die_with_parent)
+                                        env=self.env, preexec_fn=die_with_parent,
+                                        # The scheduler shares by session: tools are no clients.
+                                        start_new_session=True)
         wait_until(self._busy, 60, "sysbench's load")
         return self
 
