@@ -7,6 +7,7 @@
  * kernel/ptrace.c): the calls that are injected into a target have to pass the target's own filter.
  */
 #include <errno.h>
+#include <sched.h>
 #include <seccomp.h>
 #include <sys/capability.h>
 #include <sys/prctl.h>
@@ -216,6 +217,19 @@ static const int allowed[] = {
 	SCMP_SYS(exit_group),
 };
 
+/*
+ * Threads, as the engine traces in one of its own, but no processes. What clone3 asks for lies in
+ * memory that a filter cannot see: the C library then falls back on clone.
+ */
+static int allow_threads(scmp_filter_ctx filter)
+{
+	int status = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
+
+	return status ? status
+		      : seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
+					 SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
+}
+
 struct pe_error *patcher_filter_syscalls(void)
 {
 	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(EPERM));
@@ -223,6 +237,8 @@ struct pe_error *patcher_filter_syscalls(void)
 
 	for (size_t i = 0; !status && i < sizeof(allowed) / sizeof(*allowed); i++)
 		status = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
+	if (!status)
+		status = allow_threads(filter);
 	if (!status)
 		status = seccomp_load(filter);
 	seccomp_release(filter);

@@ -61,15 +61,15 @@ static struct pe_error *record(struct pe_target *target, struct ledger *ledger,
 static struct pe_error *wait_settled(struct pe_target *target, struct ledger *ledger, bool *done,
 				     size_t *threads)
 {
-	const useconds_t longest_us = 8000;
+	const uint64_t longest_us = 8000;
 
-	for (useconds_t wait = 500;; wait *= 2) {
+	for (uint64_t wait = 500;; wait *= 2) {
 		size_t unknown;
 		struct pe_error *err = settled(target, ledger, done, threads, &unknown);
 
 		if (err || *done || *threads || wait > longest_us)
 			return err;
-		usleep(wait);
+		pe_target_sleep(target, wait);
 	}
 }
 
@@ -286,22 +286,37 @@ static struct pe_error *apply_locked(struct pe_target *target, const struct pe_p
 	return err;
 }
 
-struct pe_error *pe_apply(struct pe_target *target, const struct pe_plan *plan,
-			  const struct pe_apply_options *options, struct pe_switch_result *result)
+struct apply {
+	struct pe_target *target;
+	const struct pe_plan *plan;
+	const struct pe_apply_options *options;
+	struct pe_switch_result *result;
+};
+
+static struct pe_error *apply(void *ctx)
 {
-	uint64_t start = pe_now_us(), deadline = options_deadline(options);
+	const struct apply *a = ctx;
+	uint64_t start = pe_now_us(), deadline = options_deadline(a->options);
 	sigset_t signals;
 	int lock = -1;
 
-	*result = (struct pe_switch_result){ 0 };
-	cancel_begin(options, &signals);
+	cancel_begin(a->options, &signals);
 
-	struct pe_error *err = lock_take(target, &lock);
+	struct pe_error *err = lock_take(a->target, &lock);
 
 	if (!err)
-		err = apply_locked(target, plan, options, deadline, result);
-	lock_release(target, &lock);
-	cancel_end(options, &signals);
-	result->operation_us = pe_now_us() - start;
-	return explain_death(target, err);
+		err = apply_locked(a->target, a->plan, a->options, deadline, a->result);
+	lock_release(a->target, &lock);
+	cancel_end(a->options, &signals);
+	a->result->operation_us = pe_now_us() - start;
+	return explain_death(a->target, err);
+}
+
+struct pe_error *pe_apply(struct pe_target *target, const struct pe_plan *plan,
+			  const struct pe_apply_options *options, struct pe_switch_result *result)
+{
+	struct apply ctx = { target, plan, options, result };
+
+	*result = (struct pe_switch_result){ 0 };
+	return pe_target_trace(target, apply, &ctx);
 }

@@ -512,16 +512,24 @@ static struct pe_error *look_closer(struct pe_target *target, const struct pe_pl
 	return err;
 }
 
-struct pe_error *pe_plan_predict(struct pe_target *target, const struct pe_plan *plan,
-				 struct pe_stack_hits *blockers, struct pe_pause_guess *guess)
+struct prediction {
+	struct pe_target *target;
+	const struct pe_plan *plan;
+	struct pe_stack_hits *blockers;
+	struct pe_pause_guess *guess;
+};
+
+static struct pe_error *predict_all(void *ctx)
 {
+	const struct prediction *p = ctx;
+	struct pe_target *target = p->target;
+	const struct pe_plan *plan = p->plan;
+	struct pe_stack_hits *blockers = p->blockers;
 	struct pe_maps maps = { 0 };
 	struct pe_threads threads = { 0 };
 	size_t unknown = 0;
 	struct pe_error *err = pe_target_maps(target, &maps);
 
-	*blockers = (struct pe_stack_hits){ 0 };
-	*guess = (struct pe_pause_guess){ 0 };
 	if (!err && plan->stacks)
 		err = pe_stack_predict(target, &maps, plan->ranges, plan->range_count, plan->match,
 				       blockers, &unknown);
@@ -532,8 +540,18 @@ struct pe_error *pe_plan_predict(struct pe_target *target, const struct pe_plan 
 	if (!err)
 		err = pe_target_threads(target, &threads);
 	if (!err)
-		predict_pause(target, &plan->ledgers, &threads, threads.count, guess);
+		predict_pause(target, &plan->ledgers, &threads, threads.count, p->guess);
 	pe_threads_deinit(&threads);
 	pe_maps_deinit(&maps);
 	return err;
+}
+
+struct pe_error *pe_plan_predict(struct pe_target *target, const struct pe_plan *plan,
+				 struct pe_stack_hits *blockers, struct pe_pause_guess *guess)
+{
+	struct prediction ctx = { target, plan, blockers, guess };
+
+	*blockers = (struct pe_stack_hits){ 0 };
+	*guess = (struct pe_pause_guess){ 0 };
+	return pe_target_trace(target, predict_all, &ctx);
 }

@@ -250,19 +250,30 @@ struct pe_error *recover_locked(struct pe_target *target, uint64_t deadline,
 	return err;
 }
 
-struct pe_error *pe_recover(struct pe_target *target, struct pe_recovery *ret)
+struct recover {
+	struct pe_target *target;
+	struct pe_recovery *ret;
+};
+
+static struct pe_error *recover(void *ctx)
 {
+	const struct recover *r = ctx;
 	uint64_t deadline = options_deadline(NULL);
 	int lock = -1;
+	struct pe_error *err = check_approachable(r->target);
+
+	if (!err)
+		err = lock_take(r->target, &lock);
+	if (!err)
+		err = recover_locked(r->target, deadline, r->ret);
+	lock_release(r->target, &lock);
+	return explain_death(r->target, err);
+}
+
+struct pe_error *pe_recover(struct pe_target *target, struct pe_recovery *ret)
+{
+	struct recover ctx = { target, ret };
 
 	*ret = (struct pe_recovery){ 0 };
-
-	struct pe_error *err = check_approachable(target);
-
-	if (!err)
-		err = lock_take(target, &lock);
-	if (!err)
-		err = recover_locked(target, deadline, ret);
-	lock_release(target, &lock);
-	return explain_death(target, err);
+	return pe_target_trace(target, recover, &ctx);
 }

@@ -196,24 +196,39 @@ static struct pe_error *revert_locked(struct pe_target *target, const char *name
 	return err;
 }
 
-struct pe_error *pe_revert(struct pe_target *target, const char *name,
-			   const struct pe_apply_options *options, struct pe_switch_result *result)
+struct revert {
+	struct pe_target *target;
+	const char *name;
+	const struct pe_apply_options *options;
+	struct pe_switch_result *result;
+};
+
+static struct pe_error *revert(void *ctx)
 {
-	uint64_t start = pe_now_us(), deadline = options_deadline(options);
+	const struct revert *r = ctx;
+	uint64_t start = pe_now_us(), deadline = options_deadline(r->options);
 	sigset_t signals;
 	int lock = -1;
 
+	cancel_begin(r->options, &signals);
+
+	struct pe_error *err = check_approachable(r->target);
+
+	if (!err)
+		err = lock_take(r->target, &lock);
+	if (!err)
+		err = revert_locked(r->target, r->name, r->options, deadline, r->result);
+	lock_release(r->target, &lock);
+	cancel_end(r->options, &signals);
+	r->result->operation_us = pe_now_us() - start;
+	return explain_death(r->target, err);
+}
+
+struct pe_error *pe_revert(struct pe_target *target, const char *name,
+			   const struct pe_apply_options *options, struct pe_switch_result *result)
+{
+	struct revert ctx = { target, name, options, result };
+
 	*result = (struct pe_switch_result){ 0 };
-	cancel_begin(options, &signals);
-
-	struct pe_error *err = check_approachable(target);
-
-	if (!err)
-		err = lock_take(target, &lock);
-	if (!err)
-		err = revert_locked(target, name, options, deadline, result);
-	lock_release(target, &lock);
-	cancel_end(options, &signals);
-	result->operation_us = pe_now_us() - start;
-	return explain_death(target, err);
+	return pe_target_trace(target, revert, &ctx);
 }

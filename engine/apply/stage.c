@@ -30,7 +30,7 @@ static const uint64_t call_timeout_us = 2000000;
 struct pe_error *inject_begin_until(struct pe_target *target, enum pe_inject_for purpose,
 				    uint64_t deadline, struct pe_injector **ret)
 {
-	useconds_t pause = 500;
+	uint64_t pause = 500;
 
 	for (;;) {
 		struct pe_error *err = pe_inject_begin(target, purpose, ret);
@@ -41,7 +41,7 @@ struct pe_error *inject_begin_until(struct pe_target *target, enum pe_inject_for
 		err = cancel_check();
 		if (err)
 			return err;
-		usleep(pause);
+		pe_target_sleep(target, pause);
 		if (pause < 20000)
 			pause *= 2;
 	}

@@ -428,7 +428,7 @@ struct pe_error *switch_run(struct pe_target *target, const struct switch_job *j
 			report(options, "waiting for %zu stack frame%s to end", hits.count,
 			       hits.count == 1 ? "" : "s");
 		wait = next_wait(wait, result);
-		usleep((useconds_t)(wait + random() % wait));
+		pe_target_sleep(target, wait + (uint64_t)random() % wait);
 	}
 }
 

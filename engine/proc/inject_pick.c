@@ -265,7 +265,7 @@ static struct pe_error *pick_patiently(struct pe_injector *injector, const struc
 		if (!err || err->code != PE_ERR_BUSY || pe_now_us() >= end)
 			return err;
 		pe_error_free(err);
-		usleep(PAUSE_US);
+		pe_target_sleep(injector->target, PAUSE_US);
 	}
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Threads that did not stop in time: in uninterruptible sleep they cannot even be detached. They
- * are remembered, and let go when they stop.
+ * are remembered, and let go when they stop; at the end of the operation by the kernel (tracer.c).
  */
 #include "stragglers.h"
 
@@ -63,4 +63,16 @@ void stragglers_release(struct pe_target *target, uint64_t wait_us)
 			return;
 		usleep(STEP_US);
 	}
+}
+
+void pe_target_sleep(struct pe_target *target, uint64_t us)
+{
+	uint64_t end = pe_now_us() + us;
+
+	stragglers_release(target, us);
+
+	uint64_t now = pe_now_us();
+
+	if (now < end)
+		usleep((useconds_t)(end - now));
 }

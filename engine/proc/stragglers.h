@@ -10,8 +10,7 @@ void straggler_add(struct pe_target *target, pid_t tid);
 /* Forgets it; false when it was none. */
 bool straggler_take(struct pe_target *target, pid_t tid);
 /*
- * Detaches all of them as soon as they stop, waiting for at most @wait_us. What is left then is
- * detached by the kernel when we exit.
+ * Detaches all of them as soon as they stop, waiting for at most @wait_us.
  */
 void stragglers_release(struct pe_target *target, uint64_t wait_us);
 

@@ -2,10 +2,10 @@
 /*
  * at-syscall: does something to a command right after its n-th system call of a kind.
  *
- *	at-syscall all|changing N kill COMMAND...   kills it (SIGKILL) there
- *	at-syscall all|changing N stop COMMAND...   stops it there: writes "NAME\n" to fd 3, waits
- *for a byte on fd 4, lets it go on at-syscall all|changing N signal:NUMBER COMMAND...  sends it a
- *signal there
+ *	at-syscall all|changing N ACTION COMMAND...
+ *
+ * ACTION is "kill" (SIGKILL), "signal:NUMBER" (sent to the thread that made the call), or "stop":
+ * the thread stands there while "NAME\n" is written to fd 3 and a byte is awaited on fd 4.
  *
  * "changing" counts what can change another process, or lets it run on: ptrace requests that do
  * more than look, writes, locks, and waits. "all" counts every call. The command is traced from
@@ -26,7 +26,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { REPORT_FD = 3, GO_FD = 4, EXIT_NOT_REACHED = 77, EXIT_TROUBLE = 99 };
+enum { REPORT_FD = 3, GO_FD = 4, EXIT_NOT_REACHED = 77, EXIT_TROUBLE = 99, SYSCALL_BIT = 0x80 };
 
 struct call {
 	long nr;
@@ -98,36 +98,85 @@ static void report(const struct user_regs_struct *regs)
 		errno = 0; /* nobody asked */
 }
 
-/* Until the command's n-th call has ended; false with its status when it ended first. */
-static bool run_to(pid_t pid, bool all, unsigned long n, int *status)
+/* ---- threads ---- */
+
+/* Of the command; one that ended stays, as its number is not used again so soon. */
+static struct thread {
+	pid_t tid;
+	bool in_call;
+} threads[64];
+
+static struct thread *thread_of(pid_t tid)
+{
+	for (size_t i = 0; i < sizeof(threads) / sizeof(*threads); i++) {
+		if (!threads[i].tid)
+			threads[i].tid = tid;
+		if (threads[i].tid == tid)
+			return &threads[i];
+	}
+	return NULL;
+}
+
+/* The signal that a stop holds for the thread; 0 for stops that are ptrace's own. */
+static int held_signal(int status, bool first)
+{
+	int signal = WSTOPSIG(status);
+
+	if (status >> 16 || (signal & ~SYSCALL_BIT) == SIGTRAP || (first && signal == SIGSTOP))
+		return 0;
+	return signal;
+}
+
+/*
+ * The next stop of any thread; 0 with the command's status when it has ended. New threads begin
+ * with a stop of their own.
+ */
+static pid_t next_stop(pid_t pid, int *status)
+{
+	for (;;) {
+		pid_t tid = waitpid(-1, status, __WALL);
+
+		if (tid < 0)
+			return 0;
+		if (WIFSTOPPED(*status))
+			return tid;
+		if (tid == pid)
+			return 0;
+	}
+}
+
+static void go_on(int how, pid_t tid, int signal)
+{
+	if (ptrace(how, tid, NULL, (void *)(long)signal))
+		errno = 0; /* killed by somebody else: waitpid tells */
+}
+
+/* Until the command's n-th call has ended: the thread that made it; 0 when the command ended
+ * first. */
+static pid_t run_to(pid_t pid, bool all, unsigned long n, int *status)
 {
 	unsigned long seen = 0;
-	bool in_call = false;
-	int signal = 0;
 
+	go_on(PTRACE_SYSCALL, pid, 0);
 	for (;;) {
 		struct user_regs_struct regs;
+		pid_t tid = next_stop(pid, status);
+		struct thread *thread = tid ? thread_of(tid) : NULL;
+		int signal = 0;
 
-		if (ptrace(PTRACE_SYSCALL, pid, NULL, (void *)(long)signal))
-			errno = 0; /* killed by somebody else: waitpid tells */
-		signal = 0;
-		if (waitpid(pid, status, __WALL) < 0 || !WIFSTOPPED(*status))
-			return false;
-		if (WSTOPSIG(*status) != (SIGTRAP | 0x80)) {
-			/* The stop after exec is no signal of its own. */
-			signal = *status >> 16 || WSTOPSIG(*status) == SIGTRAP ? 0
-									       : WSTOPSIG(*status);
-			continue;
+		if (!thread)
+			return 0;
+		if (WSTOPSIG(*status) != (SIGTRAP | SYSCALL_BIT)) {
+			signal = held_signal(*status, tid != pid && !thread->in_call);
+		} else {
+			thread->in_call = !thread->in_call;
+			if (!thread->in_call && ptrace(PTRACE_GETREGS, tid, NULL, &regs) == 0 &&
+			    (all || changes(&regs)) && ++seen == n) {
+				report(&regs);
+				return tid;
+			}
 		}
-		in_call = !in_call;
-		if (in_call || ptrace(PTRACE_GETREGS, pid, NULL, &regs))
-			continue;
-		if (!all && !changes(&regs))
-			continue;
-		if (++seen == n) {
-			report(&regs);
-			return true;
-		}
+		go_on(PTRACE_SYSCALL, tid, signal);
 	}
 }
 
@@ -136,31 +185,32 @@ static int exit_like(int status)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-static int finish(pid_t pid, int signal)
+/* The rest of the command, whose thread @tid gets @signal first. */
+static int finish(pid_t pid, pid_t tid, int signal)
 {
 	int status;
 
-	if (ptrace(PTRACE_DETACH, pid, NULL, (void *)(long)signal) ||
-	    waitpid(pid, &status, __WALL) < 0)
-		return EXIT_TROUBLE;
+	for (go_on(PTRACE_CONT, tid, signal); (tid = next_stop(pid, &status));)
+		go_on(PTRACE_CONT, tid, held_signal(status, WSTOPSIG(status) == SIGSTOP));
 	return exit_like(status);
 }
 
-static int act(pid_t pid, const char *action)
+static int act(pid_t pid, pid_t tid, const char *action)
 {
 	int status;
 	char byte;
 
 	if (!strcmp(action, "kill")) {
 		kill(pid, SIGKILL);
-		waitpid(pid, &status, __WALL);
+		while (next_stop(pid, &status))
+			;
 		return 0;
 	}
 	if (!strncmp(action, "signal:", 7))
-		return finish(pid, atoi(action + 7));
+		return finish(pid, tid, atoi(action + 7));
 	if (strcmp(action, "stop") || read(GO_FD, &byte, 1) < 0)
 		return EXIT_TROUBLE;
-	return finish(pid, 0);
+	return finish(pid, tid, 0);
 }
 
 int main(int argc, char **argv)
@@ -183,9 +233,10 @@ int main(int argc, char **argv)
 	}
 	if (pid < 0 || waitpid(pid, &status, __WALL) < 0 || !WIFSTOPPED(status) ||
 	    ptrace(PTRACE_SETOPTIONS, pid, NULL,
-		   (void *)(PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL)))
+		   (void *)(PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL | PTRACE_O_TRACECLONE)))
 		return EXIT_TROUBLE;
-	if (!run_to(pid, !strcmp(argv[1], "all"), strtoul(argv[2], NULL, 10), &status))
-		return EXIT_NOT_REACHED;
-	return act(pid, argv[3]);
+
+	pid_t tid = run_to(pid, !strcmp(argv[1], "all"), strtoul(argv[2], NULL, 10), &status);
+
+	return tid ? act(pid, tid, argv[3]) : EXIT_NOT_REACHED;
 }

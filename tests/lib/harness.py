@@ -354,6 +354,10 @@ class Server:
         return {"code": code.hexdigest(),
                 "maps": [r for r in self.maps() if r[4].startswith("/") and "aio" not in r[4]]}
 
+    def resident_megabytes(self):
+        with open(f"/proc/{self.pid}/status") as status:
+            return int(re.search(r"VmRSS:\s+(\d+)", status.read()).group(1)) // 1024
+
     def threads(self):
         return len(os.listdir(f"/proc/{self.pid}/task"))
 

@@ -159,6 +159,24 @@ def test_many_threads_pause(target, new_server):
     assert statistics.median(pauses) < 100_000, pauses
 
 
+def test_large_buffer_pool_does_not_lengthen_the_pause(target, new_server):
+    """A page table of gigabytes is never walked while the server stands."""
+    size = 8192 if LONG else 1024
+    pauses = {}
+    for megabytes in (128, size):
+        server = new_server(options=[f"--innodb-buffer-pool-size={megabytes}M", "--memlock"])
+        assert server.resident_megabytes() >= megabytes
+        patch = target.patch(case("query_path"), "cycles")
+        pauses[megabytes] = statistics.median(
+            care("dbcarectl", *args, "--json").json["pause_us"]
+            for _ in range(10) for args in (("apply", patch, server.pid),
+                                            ("revert", "cycles", server.pid)))
+        server.stop()
+    print(f"pause p50 in us by MiB of buffer pool: {pauses}")
+    # Other work on the machine makes noise; 8 times the memory would make more.
+    assert pauses[size] < 4 * pauses[128] + 2000
+
+
 def test_no_leftovers(target, server, tmp_path):
     """No file, no mapping, no thread, no priority, no descriptor stays."""
     patch = rnd_patch(target, tmp_path, "0.5")

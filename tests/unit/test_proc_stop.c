@@ -3,10 +3,14 @@
 #include "proc_child.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
 
 static const struct pe_stop_options fifo = { .fifo = true, .limit_us = 2000000 };
@@ -512,6 +516,84 @@ static void a_process_whose_memory_another_one_shares_is_not_held(void **state)
 	shared_free(shared);
 }
 
+static void *missing_page;
+
+static void *read_to_missing_page(void *arg)
+{
+	struct shared *shared = arg;
+	int zeros = open("/dev/zero", O_RDONLY);
+
+	shared->ready = 1;
+	if (zeros < 0 || read(zeros, missing_page, 1) != 1)
+		_exit(1);
+	for (;;) {
+		shared->loops++;
+		poll(NULL, 0, 1);
+	}
+	return NULL;
+}
+
+/* A thread waits inside the kernel for a page, and no signal gets it out, until stop is set. */
+static void body_waits_in_the_kernel(struct shared *shared)
+{
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register wanted = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct uffdio_zeropage page = { 0 };
+	pthread_t thread;
+
+	missing_page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	page.range.start = wanted.range.start = (uintptr_t)missing_page;
+	page.range.len = wanted.range.len = 4096;
+	if (fd < 0 || ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &wanted)) {
+		shared->errors = (uint64_t)errno;
+		shared->ready = 1;
+		pause();
+	}
+	pthread_create(&thread, NULL, read_to_missing_page, shared);
+	while (!shared->stop)
+		poll(NULL, 0, 1);
+	ioctl(fd, UFFDIO_ZEROPAGE, &page);
+	pause();
+}
+
+static struct pe_error *stop_briefly(void *target)
+{
+	const struct pe_stop_options brief = { .limit_us = 50000 };
+	struct pe_stop *stop;
+	struct pe_error *err = pe_stop_all(target, &brief, &stop);
+
+	if (!err)
+		pe_stop_resume(stop, NULL);
+	return err;
+}
+
+static void a_thread_that_could_not_be_stopped_in_time_is_not_held_later(void **state)
+{
+	struct shared *shared = shared_new();
+	struct pe_target *target;
+	pid_t pid = child_start(body_waits_in_the_kernel, shared);
+
+	if (shared->errors) {
+		print_message("no userfaultfd here: %s\n", strerror((int)shared->errors));
+		child_end(pid);
+		shared_free(shared);
+		skip();
+	}
+	succeed(pe_target_open(pid, &target));
+	expect(pe_target_trace(target, stop_briefly, target), PE_ERR_BUSY);
+	assert_int_equal(pe_target_tracer(target), 0);
+	/* We are still there, and it goes on as soon as the kernel lets it. */
+	assert_int_equal(shared->loops, 0);
+	shared->stop = 1;
+	assert_true(child_goes_on(shared));
+	succeed(pe_target_trace(target, stop_briefly, target));
+	assert_true(child_goes_on(shared));
+	pe_target_close(target);
+	child_end(pid);
+	shared_free(shared);
+}
+
 static void three_hundred_threads_stand_for_some_milliseconds_only(void **state)
 {
 	struct shared *shared = shared_new();
@@ -543,6 +625,7 @@ int main(void)
 		cmocka_unit_test(a_process_whose_first_thread_has_exited_is_refused),
 		cmocka_unit_test(past_the_limit_nobody_is_held),
 		cmocka_unit_test(a_process_whose_memory_another_one_shares_is_not_held),
+		cmocka_unit_test(a_thread_that_could_not_be_stopped_in_time_is_not_held_later),
 		cmocka_unit_test(three_hundred_threads_stand_for_some_milliseconds_only),
 	};
 

@@ -31,6 +31,15 @@ uint64_t pe_target_start_time(const struct pe_target *target); /* clock ticks, /
 struct pe_error *pe_target_alive(const struct pe_target *target) pe_must_check;
 /* Tracer of the process (not us), or of any of its threads; 0 when none. */
 pid_t pe_target_tracer(const struct pe_target *target);
+/*
+ * Runs @work(@ctx), which stops threads of @target, and returns what it returns. It runs in a
+ * thread of its own, while the caller waits and no signal reaches the caller; once that has ended,
+ * the kernel has let go whatever could not be let go before. Inside @work it just calls.
+ */
+struct pe_error *pe_target_trace(struct pe_target *target, struct pe_error *(*work)(void *ctx),
+				 void *ctx) pe_must_check;
+/* Sleeps for @us microseconds; threads that did not stop in time are let go when they do. */
+void pe_target_sleep(struct pe_target *target, uint64_t us);
 /* Ours, open as long as @target is. */
 int pe_target_pidfd(const struct pe_target *target);
 /* True when a signal has stopped it (SIGSTOP, SIGTSTP). */
