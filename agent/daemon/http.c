@@ -13,6 +13,8 @@
 #include "agent/daemon/task.h"
 #include "engine/cleanup.h"
 
+enum { WANTS_LOGIN = 401, PROXY_WANTS_LOGIN = 407 };
+
 /* A transfer that is slower than this for so long has failed. */
 enum { CONNECT_SECONDS = 20, SLOW_BYTES = 100, SLOW_SECONDS = 30, WHOLE_SECONDS = 600 };
 
@@ -217,6 +219,14 @@ static struct pe_error *result_of(const struct transfer *transfer, const char *w
 		return pe_error_new(PE_ERR_POLICY,
 				    "%s has more than the %zu bytes that it may have", url,
 				    transfer->most);
+	if (transfer->reply->status == PROXY_WANTS_LOGIN || transfer->reply->status == WANTS_LOGIN)
+		return pe_error_new(PE_ERR_SYSTEM,
+				    "cannot fetch %s: the %s wants a name and a password, or other "
+				    "ones (answer %ld)",
+				    url,
+				    transfer->reply->status == WANTS_LOGIN ? "server or its proxy"
+									   : "proxy",
+				    transfer->reply->status);
 	if (transfer->code != CURLE_OK)
 		return pe_error_new(PE_ERR_SYSTEM, "cannot fetch %s: %s", url,
 				    *transfer->reason ? transfer->reason
@@ -243,6 +253,8 @@ struct pe_error *agent_http_get(const struct agent_settings *settings, const cha
 	while (!transfer.done)
 		agent_task_wait(-1);
 	curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &ret->status);
+	if (!ret->status)
+		curl_easy_getinfo(easy, CURLINFO_HTTP_CONNECTCODE, &ret->status);
 	curl_multi_remove_handle(http.multi, easy);
 	curl_easy_cleanup(easy);
 	curl_slist_free_all(headers);

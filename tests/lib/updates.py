@@ -4,6 +4,7 @@ the fixtures that put them together: import `levels`, `repository` and `updated`
 import http.server
 import os
 import shutil
+import ssl
 import sys
 import threading
 
@@ -17,11 +18,11 @@ import patches  # noqa: E402
 
 
 class Web:
-    """Static files with ETags, and the requests that were made."""
+    """Static files with ETags, and the requests that were made. @tls: (certificate, key) files."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, tls=None):
         web = self
-        self.requests, self.broken = [], False
+        self.requests, self.via, self.broken = [], [], False
 
         class Handler(http.server.SimpleHTTPRequestHandler):
             def __init__(self, *args):
@@ -30,6 +31,7 @@ class Web:
             def do_GET(self):
                 path = self.translate_path(self.path)
                 web.requests.append(self.path)
+                web.via.append(self.headers.get("Via"))
                 if web.broken or not os.path.isfile(path):
                     self.send_error(503 if web.broken else 404)
                     return
@@ -50,7 +52,12 @@ class Web:
                 pass
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.port = self.server.server_port
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
 
