@@ -103,8 +103,10 @@ void agent_check_task(void *arg)
 		const struct agent_settings *settings = &agent->settings;
 		bool asked = agent->check_now, look_only = agent->look_only;
 		time_t now = time(NULL);
+		/* Planned by a clock that was ahead and has been put right. */
+		bool far = agent->next_check - now > 2 * (time_t)settings->check_interval_s;
 		bool by_itself = settings->auto_update && settings->update_policy != AGENT_LOCAL &&
-				 now >= agent->next_check;
+				 (now >= agent->next_check || far);
 
 		agent->check_now = agent->look_only = false;
 		if (settings->patch_server && (asked || by_itself)) {

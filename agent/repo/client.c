@@ -158,8 +158,11 @@ struct pe_error *client_expired(const struct tuf_client *client, const struct tu
 	if (md->expires > client->now)
 		return NULL;
 	return pe_error_new(
-		PE_ERR_POLICY, "%s (version %lld) expired on %s, and it is %lld s later", what,
-		(long long)md->version, json_string_value(json_object_get(md->body, "expires")),
+		PE_ERR_POLICY,
+		"%s (version %lld) expired on %s, and it is %lld s later: the repository is not "
+		"kept up, or this host's clock is wrong",
+		what, (long long)md->version,
+		json_string_value(json_object_get(md->body, "expires")),
 		(long long)(client->now - md->expires));
 }
 

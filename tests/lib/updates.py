@@ -7,6 +7,7 @@ import shutil
 import ssl
 import sys
 import threading
+import time
 
 import pytest
 
@@ -22,7 +23,7 @@ class Web:
 
     def __init__(self, folder, tls=None):
         web = self
-        self.requests, self.via, self.broken = [], [], False
+        self.requests, self.via, self.broken, self.delay = [], [], False, 0
 
         class Handler(http.server.SimpleHTTPRequestHandler):
             def __init__(self, *args):
@@ -32,6 +33,7 @@ class Web:
                 path = self.translate_path(self.path)
                 web.requests.append(self.path)
                 web.via.append(self.headers.get("Via"))
+                time.sleep(web.delay)
                 if web.broken or not os.path.isfile(path):
                     self.send_error(503 if web.broken else 404)
                     return
