@@ -16,6 +16,8 @@ enum {
 	KEY_TIMESTAMP,
 	KEY_REASON,
 	KEY_DRY_RUN,
+	KEY_PUBLIC,
+	KEY_KEY,
 };
 
 static const struct {
@@ -23,10 +25,12 @@ static const struct {
 	care_repo_command *run;
 	size_t min_args, max_args;
 } commands[] = {
-	{ "init", care_repo_init, 0, 0 },	{ "key", care_repo_key, 1, 1 },
-	{ "add", care_repo_add, 1, SIZE_MAX },	{ "block", care_repo_block, 1, 1 },
-	{ "publish", care_repo_publish, 0, 0 }, { "rotate", care_repo_rotate, 1, 1 },
-	{ "sticky", care_repo_sticky, 2, 2 },	{ "verify", care_repo_verify, 0, 0 },
+	{ "init", care_repo_init, 0, 0 },	    { "key", care_repo_key, 1, 1 },
+	{ "add", care_repo_add, 1, SIZE_MAX },	    { "block", care_repo_block, 1, 1 },
+	{ "publish", care_repo_publish, 0, 0 },	    { "rotate", care_repo_rotate, 1, 1 },
+	{ "threshold", care_repo_threshold, 2, 2 }, { "keygen", care_repo_keygen, 1, 1 },
+	{ "sign", care_repo_sign, 1, 1 },	    { "collect", care_repo_collect, 1, SIZE_MAX },
+	{ "sticky", care_repo_sticky, 2, 2 },	    { "verify", care_repo_verify, 0, 0 },
 	{ "status", care_repo_status, 0, 0 },
 };
 
@@ -36,15 +40,19 @@ static const struct argp_option option_table[] = {
 	  "Passphrase of the offline keys: FILE's first line (default: ask)", 1 },
 	{ "feed", 'f', "NAME", 0, "add, block: the feed (add's default: main)", 2 },
 	{ "reason", KEY_REASON, "TEXT", 0, "block: why", 2 },
-	{ "type", 't', "TYPE", 0, "init, key, rotate, sticky: ed25519 (default), ecdsa or rsa", 2 },
+	{ "type", 't', "TYPE", 0,
+	  "init, key, keygen, rotate, sticky: ed25519 (default), ecdsa or rsa", 2 },
 	{ "root-keys", KEY_ROOT_KEYS, "N", 0, "init: number of root keys (default: 1)", 2 },
 	{ "root-threshold", KEY_ROOT_THRESHOLD, "N", 0,
 	  "init: how many of them must sign (default: all)", 2 },
+	{ "public", KEY_PUBLIC, "FILE", 0,
+	  "key, rotate: a public key whose private half is elsewhere", 2 },
+	{ "key", KEY_KEY, "FILE", 0, "sign: the private key", 2 },
 	{ "no-passphrase", KEY_NO_PASSPHRASE, NULL, 0,
-	  "init, key, rotate, sticky: leave the offline keys unencrypted", 2 },
+	  "init, key, keygen, rotate, sticky: leave offline keys unencrypted", 2 },
 	{ "timestamp", KEY_TIMESTAMP, NULL, 0, "publish: only with the online keys (for a timer)",
 	  2 },
-	{ "dry-run", KEY_DRY_RUN, NULL, 0, "add, block: check, change nothing", 2 },
+	{ "dry-run", KEY_DRY_RUN, NULL, 0, "add, block, sign: check, change nothing", 2 },
 	{ "json", 'j', NULL, 0, "Print the result (errors too) as JSON", 90 },
 	{ "quiet", 'q', NULL, 0, "Print errors only", 90 },
 	{ 0 },
@@ -62,6 +70,10 @@ static const char doc[] =
 	"none\n"
 	"  publish          signs and writes the metadata that changed or expire soon\n"
 	"  rotate ROLE      a new key instead of ROLE's keys; publish makes it known\n"
+	"  threshold ROLE N how many of ROLE's keys have to sign\n"
+	"  keygen STEM      makes a key for use elsewhere: STEM.pem, STEM.pub\n"
+	"  sign FILE        signs, with --key, what publish left in DIR/pending\n"
+	"  collect FILE...  takes back what was signed elsewhere\n"
 	"  verify           checks all that is published, as a host would\n"
 	"  status           which role expires when, which keys sign it\n"
 	"\n"
@@ -145,6 +157,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case KEY_TIMESTAMP:
 		options->timestamp = true;
+		return 0;
+	case KEY_PUBLIC:
+		options->public = arg;
+		return 0;
+	case KEY_KEY:
+		options->key = arg;
 		return 0;
 	case KEY_DRY_RUN:
 		options->dry_run = true;

@@ -63,17 +63,20 @@ struct pe_error *care_repo_init(struct care_repo_options *options)
 	return err;
 }
 
-/* One more key, or as many new ones as the role has now. */
+/* One more key, or instead of the role's keys as many new ones, or that of --public. */
 static struct pe_error *new_keys(struct care_repo_options *options, bool replace)
 {
 	auto_publisher struct publisher *publisher = NULL;
-	const char *name, *role = options->args[0];
+	const char *name = NULL, *role = options->args[0];
 	struct pe_error *err = open_repo(options, &publisher);
 	size_t count = err ? 0 : json_array_size(publisher_role_keys(publisher, role));
+	size_t make = options->public ? 0 : replace ? count : 1;
 
 	if (!err && replace && !count)
 		err = pe_error_new(PE_ERR_USAGE, "%s has no key to rotate", role);
-	for (size_t i = 0; !err && i < (replace ? count : 1); i++)
+	if (!err && options->public)
+		err = publisher_key_take(publisher, role, options->public, replace, &name);
+	for (size_t i = 0; !err && i < make; i++)
 		err = publisher_key_make(publisher, role, options->type, replace && !i, &name);
 	if (!err)
 		err = publisher_save(publisher);
@@ -93,6 +96,120 @@ struct pe_error *care_repo_key(struct care_repo_options *options)
 struct pe_error *care_repo_rotate(struct care_repo_options *options)
 {
 	return new_keys(options, true);
+}
+
+struct pe_error *care_repo_threshold(struct care_repo_options *options)
+{
+	auto_publisher struct publisher *publisher = NULL;
+	const char *role = options->args[0];
+	char *end;
+	unsigned long count = strtoul(options->args[1], &end, 10);
+	struct pe_error *err = open_repo(options, &publisher);
+
+	if (!err && (*end || count < 1 || count > 16))
+		err = pe_error_new(PE_ERR_USAGE, "a threshold is a number from 1 to 16");
+	if (!err)
+		err = publisher_set_threshold(publisher, role, (unsigned int)count);
+	if (!err)
+		err = publisher_save(publisher);
+	if (!err)
+		say(options, json_pack("{s:s, s:I}", "role", role, "threshold", (json_int_t)count),
+		    "%lu of the keys of %s sign from the next publish on", count, role);
+	return err;
+}
+
+/* ---- keys that are elsewhere ---- */
+
+struct pe_error *care_repo_keygen(struct care_repo_options *options)
+{
+	const char *stem = options->args[0];
+	struct pe_error *err = publisher_keygen(stem, options->type, options->passphrase_file,
+						options->no_passphrase);
+
+	if (!err)
+		say(options,
+		    json_pack("{s:s+, s:s+}", "private", stem, ".pem", "public", stem, ".pub"),
+		    "%s.pem stays here; %s.pub goes to the repository: care-repo key ROLE --public "
+		    "%s.pub",
+		    stem, stem, stem);
+	return err;
+}
+
+/* What a signature would vouch for, so that whoever holds the key can tell. */
+static void show_signed(const json_t *body)
+{
+	const char *role;
+	json_t *entry;
+
+	printf("%s, version %lld, expires %s\n", json_string_value(json_object_get(body, "_type")),
+	       (long long)json_integer_value(json_object_get(body, "version")),
+	       json_string_value(json_object_get(body, "expires")));
+	json_object_foreach(json_object_get(body, "roles"), role, entry)
+	{
+		json_t *id;
+		size_t i;
+
+		printf("  %s: %lld of", role,
+		       (long long)json_integer_value(json_object_get(entry, "threshold")));
+		json_array_foreach(json_object_get(entry, "keyids"), i, id)
+			printf(" %.16s", json_string_value(id));
+		putchar('\n');
+	}
+	json_object_foreach(json_object_get(body, "targets"), role, entry) printf("  %s\n", role);
+	for (size_t i = 0;
+	     i < json_array_size(json_object_get(json_object_get(body, "delegations"), "roles"));
+	     i++)
+		printf("  delegates to %s\n",
+		       json_string_value(json_object_get(
+			       json_array_get(json_object_get(json_object_get(body, "delegations"),
+							      "roles"),
+					      i),
+			       "name")));
+}
+
+struct pe_error *care_repo_sign(struct care_repo_options *options)
+{
+	repo_auto_json json_t *body = NULL;
+	EVP_PKEY *key = NULL;
+	const char *path = options->args[0];
+	struct pe_error *err = NULL;
+
+	if (!options->key)
+		err = pe_error_new(PE_ERR_USAGE, "sign with which --key?");
+	if (!err)
+		err = publisher_read_key(options->key, options->passphrase_file, &key);
+	if (!err)
+		err = publisher_sign_file(path, key, options->dry_run, &body);
+	EVP_PKEY_free(key);
+	if (err)
+		return err;
+	if (!options->json && !options->quiet)
+		show_signed(body);
+	say(options,
+	    json_pack("{s:s, s:O, s:b}", "file", path, "signed", body, "dry_run", options->dry_run),
+	    "%s %s", path,
+	    options->dry_run ? "would be signed"
+			     : "is signed: back to the repository with it (care-repo collect)");
+	return NULL;
+}
+
+struct pe_error *care_repo_collect(struct care_repo_options *options)
+{
+	auto_publisher struct publisher *publisher = NULL;
+	struct pe_error *err = open_repo(options, &publisher);
+	size_t all = 0, added;
+
+	for (size_t i = 0; !err && i < options->arg_count; i++) {
+		err = publisher_collect(publisher, options->args[i], &added);
+		all += added;
+	}
+	if (!err && !all)
+		err = pe_error_new(PE_ERR_NOTHING, "these signatures were there already");
+	if (!err)
+		say(options, json_pack("{s:I}", "signatures", (json_int_t)all),
+		    "%zu signature%s taken; publish goes on when they are enough", all,
+		    all == 1 ? "" : "s");
+	return err;
 }
 
 /* ---- add, block ---- */

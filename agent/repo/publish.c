@@ -3,7 +3,7 @@
  * Publishing: each role whose content, keys or remaining time ask for it gets a next version, in
  * an order in which a client never sees a name before the file: root, then feeds from their leaves
  * up, targets, snapshot, and at last the timestamp. Files of other versions than the last three
- * go, but roots stay: a client follows them one by one.
+ * go, but roots stay: a client follows them one by one. What lacks signatures waits (pending.c).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -130,38 +130,45 @@ static bool same_content(const json_t *old, const json_t *body)
 	return json_equal(bare, (json_t *)body);
 }
 
-/* Exactly the keys of @names have signed @file. */
-static bool signed_by(struct publisher *publisher, const json_t *file, const json_t *names)
-{
-	json_t *signatures = json_object_get(file, "signatures");
-
-	if (json_array_size(signatures) != json_array_size(names))
-		return false;
-	for (size_t i = 0; i < json_array_size(names); i++) {
-		json_t *key, *id = json_object_get(json_array_get(signatures, i), "keyid");
-		pe_auto_error struct pe_error *err = publisher_public_key(
-			publisher, json_string_value(json_array_get(names, i)), &key);
-
-		if (err || !json_equal(id, json_object_get(key, "id")))
-			return false;
-	}
-	return true;
-}
-
 /* A role to publish: what it should say, and who signs. */
 struct intent {
 	const char *role;
 	json_t *body; /* borrowed; without version and expiry */
 	const json_t *names;
+	const json_t *needs; /* whose signatures are enough: publisher_signed_enough() */
 	int days;
 	bool versioned; /* the version is part of the file's name */
+	bool optional;	/* the rest may be published before it */
 };
 
 struct run {
 	struct publisher *publisher;
 	json_t *done;	 /* role -> version, of those written */
 	json_t *current; /* role -> version, of all below snapshot */
+	char *waiting;	 /* what lacks signatures of keys that are elsewhere; NULL: nothing */
+	bool blocked;	 /* and the rest cannot be published before */
 };
+
+/* Enough have signed @file, and nobody else. */
+static bool signed_well(const json_t *file, const struct intent *intent)
+{
+	json_t *need, *id, *signature;
+	size_t i, k, n;
+
+	json_array_foreach(json_object_get(file, "signatures"), i, signature)
+	{
+		bool known = false;
+
+		json_array_foreach(intent->needs, n, need)
+		{
+			json_array_foreach(json_object_get(need, "keyids"), k, id) known |=
+				json_equal(id, json_object_get(signature, "keyid"));
+		}
+		if (!known)
+			return false;
+	}
+	return publisher_signed_enough(file, intent->needs);
+}
 
 /*
  * The one file that changes under its name. Web servers make its ETag of size and second: a file
@@ -187,16 +194,17 @@ static struct pe_error *write_role(struct run *run, const struct intent *intent,
 				   char **text)
 {
 	repo_auto_json json_t *body = json_copy(intent->body);
-	pe_auto_free char *expires = expiry(intent->days);
+	pe_auto_free char *expires = expiry(intent->days), *soon = expiry(intent->days / 3 + 1);
 	pe_auto_free char *path =
 		metadata_path(run->publisher, intent->role, intent->versioned ? version : 0);
 
-	if (!body || !expires || !path)
+	if (!body || !expires || !soon || !path)
 		return pe_error_nomem();
 	json_object_set_new(body, "version", json_integer(version));
 	json_object_set_new(body, "expires", json_string(expires));
 
-	struct pe_error *err = publisher_sign(run->publisher, body, intent->names, text);
+	struct pe_error *err = publisher_sign_enough(run->publisher, intent->role, body,
+						     intent->names, intent->needs, soon, text);
 
 	if (!err)
 		err = intent->versioned ? pe_file_write(path, *text, strlen(*text))
@@ -206,7 +214,22 @@ static struct pe_error *write_role(struct run *run, const struct intent *intent,
 	return err;
 }
 
-/* Writes the next version when there is a reason; @version is what is current then. */
+/* Notes what waits for signatures (@held, taken over). */
+static struct pe_error *wait_for(struct run *run, struct pe_error *held)
+{
+	char *longer = pe_format("%s%s%s", run->waiting ? run->waiting : "",
+				 run->waiting ? "; " : "", held->message);
+
+	pe_error_free(held);
+	free(run->waiting);
+	run->waiting = longer;
+	return longer ? NULL : pe_error_nomem();
+}
+
+/*
+ * Writes the next version when there is a reason; @version is what is current then: the old one
+ * when the next lacks signatures.
+ */
 static struct pe_error *publish_role(struct run *run, const struct intent *intent,
 				     json_int_t *version)
 {
@@ -219,9 +242,45 @@ static struct pe_error *publish_role(struct run *run, const struct intent *inten
 		return err;
 	*version = json_integer_value(json_object_get(body, "version"));
 	if (old && same_content(body, intent->body) && !expires_soon(body, intent->days) &&
-	    signed_by(run->publisher, old, intent->names))
+	    signed_well(old, intent))
 		return NULL;
-	return write_role(run, intent, ++*version, &text);
+	err = write_role(run, intent, *version + 1, &text);
+	if (!err) {
+		++*version;
+	} else if (err->code == PE_ERR_HELD) {
+		run->blocked |= !old || !intent->optional;
+		err = wait_for(run, err);
+	}
+	return err;
+}
+
+/* The keys of one role, as many as its threshold says. */
+static struct pe_error *needs_of(struct publisher *publisher, const char *keys, json_t **ret)
+{
+	repo_auto_json json_t *unused = json_object();
+	json_t *keyids = NULL;
+	struct pe_error *err = publisher_put_keys(publisher, keys, unused, &keyids);
+
+	*ret = err ? NULL
+		   : json_pack("[{s:o, s:i}]", "keyids", keyids, "threshold",
+			       publisher_threshold(publisher, keys));
+	return err || *ret ? err : pe_error_nomem();
+}
+
+/* A role whose file has a version in its name, signed by the keys of @keys alone. */
+static struct pe_error *publish_simple(struct run *run, const char *role, json_t *body,
+				       const char *keys, const char *days, json_int_t *version)
+{
+	repo_auto_json json_t *needs = NULL;
+	struct pe_error *err = needs_of(run->publisher, keys, &needs);
+	const struct intent intent = { .role = role,
+				       .body = body,
+				       .names = publisher_role_keys(run->publisher, keys),
+				       .needs = needs,
+				       .days = publisher_days(run->publisher, days),
+				       .versioned = strcmp(role, "timestamp") != 0 };
+
+	return err ? err : publish_role(run, &intent, version);
 }
 
 /* ---- root ---- */
@@ -249,9 +308,26 @@ static struct pe_error *root_signers(struct publisher *publisher, json_t **ret)
 	return err;
 }
 
+static json_t *root_role(const json_t *body)
+{
+	return json_object_get(json_object_get(body, "roles"), "root");
+}
+
+/* Hosts that know the old root alone accept what the other roles' keys sign now. */
+static bool same_keys_below(const json_t *old, const json_t *body)
+{
+	static const char *const roles[] = { "targets", "snapshot", "timestamp" };
+
+	for (size_t i = 0; i < sizeof(roles) / sizeof(*roles); i++)
+		if (!json_equal(json_object_get(json_object_get(old, "roles"), roles[i]),
+				json_object_get(json_object_get(body, "roles"), roles[i])))
+			return false;
+	return true;
+}
+
 static struct pe_error *publish_root(struct run *run)
 {
-	repo_auto_json json_t *body = NULL, *names = NULL, *old = NULL;
+	repo_auto_json json_t *body = NULL, *names = NULL, *old = NULL, *needs = NULL;
 	json_int_t version;
 	struct pe_error *err = publisher_root_body(run->publisher, &body);
 
@@ -266,11 +342,19 @@ static struct pe_error *publish_root(struct run *run)
 	err = root_signers(run->publisher, &names);
 	if (err)
 		return err;
+	/* Each root is vouched for by the one before, too (5.3.4). */
+	needs = json_pack("[O, O*]", root_role(body), root_role(json_object_get(old, "signed")));
 
-	const struct intent intent = { "root", body, names, publisher_days(run->publisher, "root"),
-				       true };
+	const struct intent intent = { .role = "root",
+				       .body = body,
+				       .names = names,
+				       .needs = needs,
+				       .days = publisher_days(run->publisher, "root"),
+				       .versioned = true,
+				       .optional = same_keys_below(json_object_get(old, "signed"),
+								   body) };
 
-	return publish_role(run, &intent, &version);
+	return needs ? publish_role(run, &intent, &version) : pe_error_nomem();
 }
 
 /* ---- below the snapshot ---- */
@@ -278,10 +362,8 @@ static struct pe_error *publish_root(struct run *run)
 static struct pe_error *publish_below(struct run *run, const char *role, json_t *body,
 				      const char *keys, const char *days)
 {
-	const struct intent intent = { role, body, publisher_role_keys(run->publisher, keys),
-				       publisher_days(run->publisher, days), true };
 	json_int_t version;
-	struct pe_error *err = publish_role(run, &intent, &version);
+	struct pe_error *err = publish_simple(run, role, body, keys, days, &version);
 
 	if (!err)
 		json_object_set_new(run->current, role, json_integer(version));
@@ -354,12 +436,7 @@ static struct pe_error *publish_snapshot(struct run *run, json_int_t *version)
 		    json_object_set_new(meta, file, json_pack("{s:O}", "version", its_version)))
 			return pe_error_nomem();
 	}
-
-	const struct intent intent = { "snapshot", body,
-				       publisher_role_keys(run->publisher, "snapshot"),
-				       publisher_days(run->publisher, "snapshot"), true };
-
-	return publish_role(run, &intent, version);
+	return publish_simple(run, "snapshot", body, "snapshot", "snapshot", version);
 }
 
 static struct pe_error *publish_timestamp(struct run *run, json_int_t snapshot_version)
@@ -367,6 +444,7 @@ static struct pe_error *publish_timestamp(struct run *run, json_int_t snapshot_v
 	pe_auto_free char *path = metadata_path(run->publisher, "snapshot", snapshot_version);
 	pe_auto_free char *text = NULL;
 	repo_auto_json json_t *body = NULL;
+	json_int_t version;
 	size_t size;
 	char hex[65];
 	struct pe_error *err = path ? pe_file_read(path, &text, &size) : pe_error_nomem();
@@ -378,13 +456,9 @@ static struct pe_error *publish_timestamp(struct run *run, json_int_t snapshot_v
 	body = json_pack("{s:s, s:s, s:{s:{s:{s:s}, s:I, s:I}}}", "_type", "timestamp",
 			 "spec_version", "1.0.34", "meta", "snapshot.json", "hashes", "sha256", hex,
 			 "length", (json_int_t)size, "version", snapshot_version);
-
-	const struct intent intent = { "timestamp", body,
-				       publisher_role_keys(run->publisher, "timestamp"),
-				       publisher_days(run->publisher, "timestamp"), false };
-	json_int_t version;
-
-	return body ? publish_role(run, &intent, &version) : pe_error_nomem();
+	if (!body)
+		return pe_error_nomem();
+	return publish_simple(run, "timestamp", body, "timestamp", "timestamp", &version);
 }
 
 /* ---- the whole ---- */
@@ -423,6 +497,8 @@ static struct pe_error *publish_all(struct run *run, bool online, json_int_t *sn
 		err = publish_feeds(run);
 	if (!err && !online)
 		err = publish_targets(run);
+	if (!err && run->blocked)
+		return pe_error_new(PE_ERR_HELD, "nothing is published: %s", run->waiting);
 	if (!err)
 		err = publish_snapshot(run, snapshot_version);
 	/* The timestamp makes all else visible: it must not reach the disk before. */
@@ -437,12 +513,15 @@ static struct pe_error *publish_all(struct run *run, bool online, json_int_t *sn
 
 struct pe_error *publisher_publish(struct publisher *publisher, bool online, json_t **done)
 {
-	struct run run = { publisher, json_object(), json_object() };
+	struct run run = { publisher, json_object(), json_object(), NULL, false };
 	json_int_t snapshot_version = 0;
 	struct pe_error *err = publish_all(&run, online, &snapshot_version);
 
 	if (!err)
 		prune(&run, snapshot_version);
+	if (!err && run.waiting)
+		err = pe_error_new(PE_ERR_HELD, "all else is published: %s", run.waiting);
+	free(run.waiting);
 	json_decref(run.current);
 	*done = run.done;
 	return err;

@@ -74,9 +74,46 @@ struct pe_error *publisher_private_key(struct publisher *publisher, const char *
 /* "keys" and "keyids" for root or delegations: adds those of @role to @keys; a new list. */
 struct pe_error *publisher_put_keys(struct publisher *publisher, const char *role, json_t *keys,
 				    json_t **keyids) pe_must_check;
-/* The signed file as text, by the keys of @names; owned by the caller. */
-struct pe_error *publisher_sign(struct publisher *publisher, const json_t *body,
-				const json_t *names, char **text) pe_must_check;
+/* Appends the signature by key @name of these bytes. */
+struct pe_error *publisher_sign_with(struct publisher *publisher, const char *name,
+				     const char *bytes, size_t size,
+				     json_t *signatures) pe_must_check;
+/* Whether the private half of a key is in DIR/keys. */
+bool publisher_key_is_here(const struct publisher *publisher, const char *name);
+/*
+ * Makes a key of @type for use elsewhere: STEM.pem, encrypted unless @passphrase is NULL, and
+ * STEM.pub. Needs no repository.
+ */
+struct pe_error *publisher_keygen(const char *stem, const char *type, const char *passphrase_file,
+				  bool no_passphrase) pe_must_check;
+/* Enlists for @role a public key whose private half is elsewhere; like publisher_key_make. */
+struct pe_error *publisher_key_take(struct publisher *publisher, const char *role, const char *path,
+				    bool replace, const char **name) pe_must_check;
+/* How many of the keys of @role have to sign. */
+struct pe_error *publisher_set_threshold(struct publisher *publisher, const char *role,
+					 unsigned int threshold) pe_must_check;
+/* A private key of any folder; the passphrase is asked for when it needs one. */
+struct pe_error *publisher_read_key(const char *path, const char *passphrase_file,
+				    EVP_PKEY **ret) pe_must_check;
+
+/* ---- signatures of keys that are elsewhere (pending.c) ---- */
+
+/* @needs: [{"keyids": [...], "threshold": N}, ...]: whether each is met by the signatures there. */
+bool publisher_signed_enough(const json_t *file, const json_t *needs);
+/*
+ * The signed file as text, owned by the caller, by the keys of @names that are here and by what
+ * DIR/pending has been signed with. HELD when @needs are not met: the file waits there then. @soon:
+ * what waits and expires before that date is made anew.
+ */
+struct pe_error *publisher_sign_enough(struct publisher *publisher, const char *role,
+				       const json_t *body, const json_t *names, const json_t *needs,
+				       const char *soon, char **text) pe_must_check;
+/* Takes the signatures of a copy of a pending file; counts those that are new. */
+struct pe_error *publisher_collect(struct publisher *publisher, const char *path,
+				   size_t *added) pe_must_check;
+/* Adds a signature to a pending file, anywhere, unless @dry_run; *ret: what it signs. */
+struct pe_error *publisher_sign_file(const char *path, EVP_PKEY *key, bool dry_run,
+				     json_t **ret) pe_must_check;
 
 /* ---- the catalogue (catalogue.c) ---- */
 

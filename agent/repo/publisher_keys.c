@@ -89,6 +89,13 @@ static struct pe_error *need_passphrase(struct publisher *publisher, bool is_new
 	return err;
 }
 
+static void forget_passphrase(struct publisher *publisher)
+{
+	if (publisher->passphrase)
+		OPENSSL_cleanse(publisher->passphrase, strlen(publisher->passphrase));
+	free(pe_steal(publisher->passphrase));
+}
+
 /* ---- files ---- */
 
 static char *key_path(const struct publisher *publisher, const char *name, const char *suffix)
@@ -96,47 +103,61 @@ static char *key_path(const struct publisher *publisher, const char *name, const
 	return pe_format("%s/keys/%s.%s", publisher->dir, name, suffix);
 }
 
-static struct pe_error *write_private(struct publisher *publisher, const char *name, EVP_PKEY *key,
-				      bool encrypted)
+/* @passphrase NULL: as it is. */
+static struct pe_error *write_private(const char *path, EVP_PKEY *key, char *passphrase)
 {
-	pe_auto_free char *path = key_path(publisher, name, "pem");
-	const EVP_CIPHER *cipher = encrypted ? EVP_aes_256_cbc() : NULL;
-	int fd = path ? open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600) : -1;
+	const EVP_CIPHER *cipher = passphrase ? EVP_aes_256_cbc() : NULL;
+	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	pe_auto_file FILE *file = fd >= 0 ? fdopen(fd, "w") : NULL;
 
-	if (!path)
-		return pe_error_nomem();
 	if (!file)
 		return pe_error_errno(errno, "cannot make key file %s", path);
-	if (!PEM_write_PKCS8PrivateKey(file, key, cipher, encrypted ? publisher->passphrase : NULL,
-				       encrypted ? (int)strlen(publisher->passphrase) : 0, NULL,
-				       NULL) ||
+	if (!PEM_write_PKCS8PrivateKey(file, key, cipher, passphrase,
+				       passphrase ? (int)strlen(passphrase) : 0, NULL, NULL) ||
 	    fflush(file) || fsync(fd))
 		return pe_error_errno(errno, "cannot write key file %s", path);
 	return NULL;
 }
 
-static struct pe_error *write_public(struct publisher *publisher, const char *name, EVP_PKEY *key)
+static struct pe_error *write_public(const char *path, EVP_PKEY *key)
 {
-	pe_auto_free char *path = key_path(publisher, name, "pub");
-	pe_auto_file FILE *file = path ? fopen(path, "we") : NULL;
+	pe_auto_file FILE *file = fopen(path, "we");
 
-	if (!path)
-		return pe_error_nomem();
 	if (!file || !PEM_write_PUBKEY(file, key) || fflush(file) || fsync(fileno(file)))
 		return pe_error_errno(errno, "cannot write key file %s", path);
 	return NULL;
 }
 
-static EVP_PKEY *generate(const char *type)
+static struct pe_error *generate(const char *type, EVP_PKEY **ret)
 {
+	*ret = NULL;
 	if (!strcmp(type, "ed25519"))
-		return EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
-	if (!strcmp(type, "ecdsa"))
-		return EVP_PKEY_Q_keygen(NULL, NULL, "EC", "P-256");
-	if (!strcmp(type, "rsa"))
-		return EVP_PKEY_Q_keygen(NULL, NULL, "RSA", (size_t)RSA_BITS);
-	return NULL;
+		*ret = EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
+	else if (!strcmp(type, "ecdsa"))
+		*ret = EVP_PKEY_Q_keygen(NULL, NULL, "EC", "P-256");
+	else if (!strcmp(type, "rsa"))
+		*ret = EVP_PKEY_Q_keygen(NULL, NULL, "RSA", (size_t)RSA_BITS);
+	ERR_clear_error();
+	return *ret ? NULL
+		    : pe_error_new(PE_ERR_USAGE, "no key of type \"%s\": ed25519, ecdsa or rsa",
+				   type);
+}
+
+static struct pe_error *check_role(const char *role)
+{
+	if (is_role(role))
+		return NULL;
+	return pe_error_new(PE_ERR_USAGE,
+			    "\"%s\" is no role: root, targets, snapshot, timestamp, patch or "
+			    "feed/NAME (small letters and digits)",
+			    role);
+}
+
+static struct pe_error *check_patch_key(const char *role, EVP_PKEY *key)
+{
+	if (strcmp(role, "patch") || EVP_PKEY_base_id(key) == EVP_PKEY_ED25519)
+		return NULL;
+	return pe_error_new(PE_ERR_USAGE, "patches are signed with ed25519 keys only");
 }
 
 /* "feed/main" -> "feed-main-3": the first number without a file. */
@@ -180,49 +201,53 @@ static void retire_keys(struct publisher *publisher, const char *role)
 	json_object_del(keys, role);
 }
 
-struct pe_error *publisher_key_make(struct publisher *publisher, const char *role, const char *type,
-				    bool replace, const char **ret)
+/* From now on the key signs for the role. */
+static struct pe_error *enlist(struct publisher *publisher, const char *role, const char *name,
+			       bool replace, const char **ret)
 {
-	json_t *keys = json_object_get(publisher->config, "keys");
-	bool encrypted = !is_online(role) && !publisher->no_passphrase;
-	pe_auto_free char *name = NULL;
-	struct pe_error *err = NULL;
+	json_t *keys = json_object_get(publisher->config, "keys"), *list;
 
-	if (!is_role(role))
-		return pe_error_new(PE_ERR_USAGE,
-				    "\"%s\" is no role: root, targets, snapshot, timestamp, patch "
-				    "or feed/NAME (small letters and digits)",
-				    role);
-	if (!strcmp(role, "patch") && strcmp(type, "ed25519"))
-		return pe_error_new(PE_ERR_USAGE, "patches are signed with ed25519 keys only");
-
-	repo_auto_pkey EVP_PKEY *key = generate(type);
-
-	ERR_clear_error();
-	if (!key)
-		return pe_error_new(PE_ERR_USAGE, "no key of type \"%s\": ed25519, ecdsa or rsa",
-				    type);
-	if (encrypted)
-		err = need_passphrase(publisher, true);
-	if (!err)
-		err = new_name(publisher, role, &name);
-	if (!err)
-		err = write_private(publisher, name, key, encrypted);
-	if (!err)
-		err = write_public(publisher, name, key);
-	if (err)
-		return err;
 	if (replace)
 		retire_keys(publisher, role);
 	if (!json_object_get(keys, role))
 		json_object_set_new(keys, role, json_array());
-
-	json_t *list = json_object_get(keys, role);
-
-	json_array_append_new(list, json_string(name));
+	list = json_object_get(keys, role);
+	if (json_array_append_new(list, json_string(name)))
+		return pe_error_nomem();
 	if (ret)
 		*ret = json_string_value(json_array_get(list, json_array_size(list) - 1));
 	return NULL;
+}
+
+struct pe_error *publisher_key_make(struct publisher *publisher, const char *role, const char *type,
+				    bool replace, const char **ret)
+{
+	bool encrypted = !is_online(role) && !publisher->no_passphrase;
+	pe_auto_free char *name = NULL, *private = NULL, *public = NULL;
+	repo_auto_pkey EVP_PKEY *key = NULL;
+	struct pe_error *err = check_role(role);
+
+	if (!err)
+		err = generate(type, &key);
+	if (!err)
+		err = check_patch_key(role, key);
+	if (!err && encrypted)
+		err = need_passphrase(publisher, true);
+	if (!err)
+		err = new_name(publisher, role, &name);
+	if (!err) {
+		private = key_path(publisher, name, "pem");
+		public = key_path(publisher, name, "pub");
+		if (!private || !public)
+			err = pe_error_nomem();
+	}
+	if (!err)
+		err = write_private(private, key, encrypted ? publisher->passphrase : NULL);
+	if (!err)
+		err = write_public(public, key);
+	if (err)
+		return err;
+	return enlist(publisher, role, name, replace, ret);
 }
 
 json_t *publisher_role_keys(const struct publisher *publisher, const char *role)
@@ -230,10 +255,21 @@ json_t *publisher_role_keys(const struct publisher *publisher, const char *role)
 	return json_object_get(json_object_get(publisher->config, "keys"), role);
 }
 
+static struct pe_error *read_public_pem(const char *path, EVP_PKEY **ret)
+{
+	pe_auto_file FILE *file = fopen(path, "re");
+
+	*ret = NULL;
+	if (!file)
+		return pe_error_errno(errno, "cannot open key %s", path);
+	*ret = PEM_read_PUBKEY(file, NULL, NULL, NULL);
+	ERR_clear_error();
+	return *ret ? NULL : pe_error_new(PE_ERR_FORMAT, "%s is no public key", path);
+}
+
 struct pe_error *publisher_public_key(struct publisher *publisher, const char *name, json_t **ret)
 {
 	pe_auto_free char *path = key_path(publisher, name, "pub");
-	pe_auto_file FILE *file = NULL;
 	repo_auto_pkey EVP_PKEY *key = NULL;
 	char id[65];
 	json_t *json;
@@ -241,18 +277,12 @@ struct pe_error *publisher_public_key(struct publisher *publisher, const char *n
 	*ret = json_object_get(publisher->public_keys, name);
 	if (*ret)
 		return NULL;
-	if (!path)
-		return pe_error_nomem();
-	file = fopen(path, "re");
-	if (!file)
-		return pe_error_errno(errno, "cannot open key %s", path);
-	key = PEM_read_PUBKEY(file, NULL, NULL, NULL);
-	ERR_clear_error();
-	if (!key)
-		return pe_error_new(PE_ERR_FORMAT, "%s is no public key", path);
 
-	struct pe_error *err = repo_key_to_json(key, &json);
+	struct pe_error *err = path ? read_public_pem(path, &key) : pe_error_nomem();
 
+	if (err)
+		return err;
+	err = repo_key_to_json(key, &json);
 	if (err)
 		return pe_error_wrap(err, "%s", path);
 	err = repo_key_id(json, id);
@@ -281,16 +311,12 @@ static int give_passphrase(char *buffer, int size, int rwflag, void *arg)
 	return (int)strlen(asked->publisher->passphrase);
 }
 
-struct pe_error *publisher_private_key(struct publisher *publisher, const char *name,
-				       EVP_PKEY **ret)
+static struct pe_error *read_private(struct publisher *publisher, const char *path, EVP_PKEY **ret)
 {
-	pe_auto_free char *path = key_path(publisher, name, "pem");
 	struct asked asked = { .publisher = publisher };
-	pe_auto_file FILE *file = path ? fopen(path, "re") : NULL;
+	pe_auto_file FILE *file = fopen(path, "re");
 
 	*ret = NULL;
-	if (!path)
-		return pe_error_nomem();
 	if (!file)
 		return pe_error_errno(errno, "cannot open private key %s", path);
 	*ret = PEM_read_PrivateKey(file, NULL, give_passphrase, &asked);
@@ -300,6 +326,15 @@ struct pe_error *publisher_private_key(struct publisher *publisher, const char *
 	if (asked.err)
 		return asked.err;
 	return pe_error_new(PE_ERR_POLICY, "cannot read private key %s: wrong passphrase?", path);
+}
+
+struct pe_error *publisher_private_key(struct publisher *publisher, const char *name,
+				       EVP_PKEY **ret)
+{
+	pe_auto_free char *path = key_path(publisher, name, "pem");
+
+	*ret = NULL;
+	return path ? read_private(publisher, path, ret) : pe_error_nomem();
 }
 
 /* ---- signing ---- */
@@ -329,8 +364,8 @@ struct pe_error *publisher_put_keys(struct publisher *publisher, const char *rol
 	return err;
 }
 
-static struct pe_error *sign_with(struct publisher *publisher, const char *name, const char *bytes,
-				  size_t size, json_t *signatures)
+struct pe_error *publisher_sign_with(struct publisher *publisher, const char *name,
+				     const char *bytes, size_t size, json_t *signatures)
 {
 	pe_auto_free char *hex = NULL;
 	repo_auto_pkey EVP_PKEY *key = NULL;
@@ -348,21 +383,85 @@ static struct pe_error *sign_with(struct publisher *publisher, const char *name,
 	return err;
 }
 
-struct pe_error *publisher_sign(struct publisher *publisher, const json_t *body,
-				const json_t *names, char **text)
-{
-	pe_auto_free char *bytes = NULL;
-	repo_auto_json json_t *signatures = json_array(), *file = NULL;
-	size_t size;
-	struct pe_error *err = repo_json_canonical(body, &bytes, &size);
+/* ---- keys that are elsewhere ---- */
 
-	*text = NULL;
-	for (size_t i = 0; !err && i < json_array_size(names); i++)
-		err = sign_with(publisher, json_string_value(json_array_get(names, i)), bytes, size,
-				signatures);
-	if (err)
-		return err;
-	file = json_pack("{s:O, s:O}", "signatures", signatures, "signed", body);
-	*text = file ? json_dumps(file, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
-	return *text ? NULL : pe_error_nomem();
+bool publisher_key_is_here(const struct publisher *publisher, const char *name)
+{
+	pe_auto_free char *path = key_path(publisher, name, "pem");
+
+	return path && pe_file_exists(path);
+}
+
+struct pe_error *publisher_keygen(const char *stem, const char *type, const char *passphrase_file,
+				  bool no_passphrase)
+{
+	struct publisher nobody = { .passphrase_file = passphrase_file };
+	pe_auto_free char *private = pe_format("%s.pem", stem), *public = pe_format("%s.pub", stem);
+	repo_auto_pkey EVP_PKEY *key = NULL;
+	struct pe_error *err = private && public ? generate(type, &key) : pe_error_nomem();
+
+	if (!err && !no_passphrase)
+		err = need_passphrase(&nobody, true);
+	if (!err)
+		err = write_private(private, key, nobody.passphrase);
+	if (!err)
+		err = write_public(public, key);
+	forget_passphrase(&nobody);
+	return err;
+}
+
+struct pe_error *publisher_key_take(struct publisher *publisher, const char *role, const char *path,
+				    bool replace, const char **ret)
+{
+	pe_auto_free char *name = NULL, *place = NULL;
+	repo_auto_pkey EVP_PKEY *key = NULL;
+	repo_auto_json json_t *json = NULL;
+	struct pe_error *err = check_role(role);
+
+	if (!err && is_online(role))
+		err = pe_error_new(PE_ERR_USAGE,
+				   "%s signs by itself: its key has to be here (care-repo key %s)",
+				   role, role);
+	if (!err)
+		err = read_public_pem(path, &key);
+	if (!err)
+		err = check_patch_key(role, key);
+	/* Is it of a kind that hosts know? */
+	if (!err)
+		err = repo_key_to_json(key, &json);
+	if (!err)
+		err = new_name(publisher, role, &name);
+	if (!err && !(place = key_path(publisher, name, "pub")))
+		err = pe_error_nomem();
+	if (!err)
+		err = write_public(place, key);
+	return err ? err : enlist(publisher, role, name, replace, ret);
+}
+
+struct pe_error *publisher_set_threshold(struct publisher *publisher, const char *role,
+					 unsigned int threshold)
+{
+	size_t count = json_array_size(publisher_role_keys(publisher, role));
+	json_t *thresholds = json_object_get(publisher->config, "threshold");
+
+	if (!count || !strcmp(role, "patch"))
+		return pe_error_new(PE_ERR_USAGE,
+				    "there is no role %s with keys that sign together", role);
+	if (threshold > count)
+		return pe_error_new(PE_ERR_USAGE, "%s has %zu keys: %u of them cannot sign", role,
+				    count, threshold);
+	if (publisher_threshold(publisher, role) == (int)threshold)
+		return pe_error_new(PE_ERR_NOTHING, "the threshold of %s is %u already", role,
+				    threshold);
+	json_object_set_new(thresholds, role, json_integer(threshold));
+	return NULL;
+}
+
+struct pe_error *publisher_read_key(const char *path, const char *passphrase_file, EVP_PKEY **ret)
+{
+	struct publisher nobody = { .passphrase_file = passphrase_file };
+	struct pe_error *err = read_private(&nobody, path, ret);
+
+	forget_passphrase(&nobody);
+	return err;
 }

@@ -129,7 +129,7 @@ def test_killed_at_any_moment_of_an_update_the_agent_goes_on(new_server, reposit
     chance = random.Random(5)
     pid = server.pid
     try:
-        for _ in range(100 if LONG else 6):
+        for _ in range(100 if LONG else 4):
             care("dbcarectl", "revert", "--all", server.pid, env=agent.env, expect=None)
             forget_some(agent, chance)
             asking = threading.Thread(target=update, args=(agent, None))

@@ -347,3 +347,107 @@ def test_a_killed_publish_leaves_a_repository_that_verifies(tmp_path):
         repo.care("verify")
         repo.care("publish", expect=(0, 2))
         repo.care("verify")
+
+
+# ---- keys in several hands ----
+
+def holder(folder, name, kind="ed25519"):
+    """A machine with a key and without a repository: (folder, STEM of its key)."""
+    room = folder / name
+    room.mkdir()
+    stem = room / name
+    passphrase = room / "passphrase"
+    passphrase.write_text(f"the secret of {name}\n")
+    passphrase.chmod(0o600)
+    care("care-repo", "--passphrase-file", passphrase, "keygen", "--type", kind, stem)
+    with open(f"{stem}.pem") as file:
+        assert "ENCRYPTED" in file.readline()
+    return str(stem)
+
+
+def sign(stem, path, expect=0):
+    return care("care-repo", "--passphrase-file", os.path.join(os.path.dirname(stem), "passphrase"),
+                "sign", path, "--key", stem + ".pem", expect=expect)
+
+
+def waiting(repo, role):
+    path, = glob.glob(os.path.join(repo.dir, "pending", f"*.{role}.json"))
+    return path
+
+
+def test_root_is_signed_by_keys_on_several_machines(repo, tmp_path):
+    """Two of three: one passes the file on, one signs a copy; then a rotation, old and new together."""
+    stems = [holder(tmp_path, name, kind) for name, kind in
+             (("anna", "ed25519"), ("bert", "ecdsa"), ("carl", "rsa"))]
+    repo.care("rotate", "root", "--public", stems[0] + ".pub")
+    for stem in stems[1:]:
+        repo.care("key", "root", "--public", stem + ".pub")
+    repo.care("threshold", "root", "4", expect=1)
+    repo.care("threshold", "root", "2")
+    assert not glob.glob(os.path.join(repo.dir, "keys", "root-[234].pem"))
+    repo.care("add", write_patch(str(tmp_path)))
+    refused = repo.care("publish", expect=4)
+    assert "lacks signatures" in refused.text and "root-2, root-3, root-4" in refused.text
+    assert not os.path.exists(os.path.join(repo.public, "metadata", "timestamp.json"))
+    path = waiting(repo, "root")
+    shown = sign(stems[0], path).out
+    assert "root, version 1" in shown and "root: 2 of" in shown
+    assert "already" in sign(stems[0], path, expect=2).text
+    assert "it has 1" in repo.care("publish", expect=4).text
+    copy = tmp_path / "1.root.json"
+    shutil.copy(path, copy)
+    sign(stems[1], copy)
+    repo.care("collect", copy)
+    repo.care("collect", copy, expect=2)
+    repo.care("publish")
+    repo.care("verify")
+    assert os.listdir(os.path.join(repo.dir, "pending")) == []
+    web = Nginx(repo.public)
+    host = Host(str(tmp_path / "host"), web.url, repo.root)
+    host.download(TARGET)
+    # A new key instead of all: the old ones vouch for it, and until they do all else goes on.
+    dora = holder(tmp_path, "dora")
+    repo.care("threshold", "root", "1")
+    repo.care("rotate", "root", "--public", dora + ".pub")
+    repo.care("add", write_patch(str(tmp_path), build_id="00000001"))
+    assert "all else is published" in repo.care("publish", expect=4).text
+    assert host.refresh()["versions"] == {"root": 1, "timestamp": 2, "snapshot": 2, "targets": 1}
+    path = waiting(repo, "root")
+    sign(dora, path)
+    sign(stems[0], path)
+    assert "it has 2" in repo.care("publish", expect=4).text
+    sign(stems[2], path)
+    repo.care("publish")
+    repo.care("verify")
+    assert host.refresh()["versions"]["root"] == 2
+    web.stop()
+
+
+def test_what_others_have_signed_or_changed_meanwhile_does_not_count(repo, tmp_path):
+    anna, mallory = holder(tmp_path, "anna"), holder(tmp_path, "mallory")
+    repo.care("rotate", "targets", "--public", anna + ".pub")
+    refused = repo.care("publish", expect=4)
+    assert "nothing is published" in refused.text and "targets version 1" in refused.text
+    path = waiting(repo, "targets")
+    sign(mallory, path)
+    repo.care("publish", expect=4)
+    # A signature of what is not there now: the feed's key has changed since.
+    copy = tmp_path / os.path.basename(path)
+    shutil.copy(path, copy)
+    sign(anna, copy)
+    repo.care("rotate", "feed/main")
+    repo.care("publish", expect=4)
+    assert "sign" in repo.care("collect", copy, expect=5).text
+    shutil.copy(copy, path)
+    repo.care("publish", expect=4)
+    with open(path, "r+b") as file:
+        data = file.read()
+        file.seek(len(data) // 2)
+        file.write(b"#")
+    repo.care("publish", expect=4)
+    sign(anna, waiting(repo, "targets"))
+    repo.care("publish")
+    repo.care("verify")
+    for role in ("timestamp", "snapshot"):
+        assert "has to be here" in repo.care("rotate", role, "--public", anna + ".pub",
+                                             expect=1).text
