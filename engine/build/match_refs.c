@@ -360,11 +360,16 @@ static bool local_agrees(struct match_state *state, const struct pe_object_reloc
 	const struct pe_object_symbol *named = pe_object_symbol_at(state->object, section, offset);
 	struct match_place *place = &state->sections[section->index];
 	bool fresh = !place->known;
+	uint64_t mapped;
 
 	if (named && named->type == STT_NOTYPE)
 		named = NULL;
 	if (!inside(state, start + offset))
 		return disagree(cause, "refers to %#lx, outside the image", start + offset);
+	/* The map of a function whose jumps have other sizes knows; @start is none of it. */
+	if (section->flags & SHF_EXECINSTR && !(named && offset == named->value) &&
+	    match_flow_at(state, section, offset, &mapped))
+		return inner_agrees(state, section, offset, start + offset, cause);
 	if (named && listed_at(state, named->name, start + named->value, false) == LISTED_ELSEWHERE)
 		return disagree(cause, "refers to %s at %#lx, not to %s",
 				name_at(state, start + named->value), start + named->value,
@@ -507,6 +512,22 @@ bool match_refer(struct match_state *state, const struct match_ref *ref, char **
 
 /* ---- data ---- */
 
+/*
+ * An entry of a jump table holds the distance from the table's start, which no instruction's end
+ * tells: with this relocation instead, its target is where it really leads.
+ */
+static struct pe_object_reloc table_entry(const struct match_code *table,
+					  const struct pe_object_reloc *reloc)
+{
+	const struct pe_object_symbol *symbol = reloc->symbol;
+	struct pe_object_reloc entry = *reloc;
+
+	if (reloc->type == R_X86_64_PC32 && symbol->type == STT_SECTION && symbol->section &&
+	    symbol->section->flags & SHF_EXECINSTR)
+		entry.addend -= (int64_t)(reloc->offset - table->offset) + 4;
+	return entry;
+}
+
 static bool bytes_equal(struct match_state *state, const struct match_code *data,
 			const struct pe_object_reloc *relocs, size_t count, char **cause)
 {
@@ -518,11 +539,13 @@ static bool bytes_equal(struct match_state *state, const struct match_code *data
 	}
 	memcpy(expected, data->object, data->size);
 	for (size_t i = 0; i < count; i++) {
+		const struct pe_object_reloc entry = table_entry(data, &relocs[i]);
 		struct match_ref ref;
 
 		if (!match_decode(state, data, &relocs[i], &ref))
 			return disagree(cause, "relocation type %u in data is not known",
 					relocs[i].type);
+		ref.reloc = &entry;
 		memcpy(expected + ref.start, data->image + ref.start, ref.end - ref.start);
 		if (!match_refer(state, &ref, cause))
 			return false;

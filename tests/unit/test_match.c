@@ -22,6 +22,13 @@ static const char common_source[] =
 	"int WHO(near)(int x)\n"
 	"{ while (x > 100) x -= DIFFER * x / 7; if (x == 5) return same(x); x ^= counter;\n"
 	"  return x == 9 ? differ(x + 1) : same(x + 1); }\n"
+	"__attribute__((noinline)) static int close(int x) { return counter -= x; }\n"
+	"int WHO(jumps)(int x, int y)\n"
+	"{ switch (y) { case 10: return close(x); case 11: x = x * 7; break;\n"
+	"  case 12: x = counter / 3; break; case 13: return close(x + 1);\n"
+	"  case 14: counter = x * 5; break; case 15: x -= counter; break;\n"
+	"  case 16: x ^= counter; break; }\n"
+	"  return x + counter; }\n"
 	"static const callback table[] = { same, differ, abs };\n"
 	"static const char *const names[] = { \"one\", \"two\", \"three\" };\n"
 	"int WHO(exported)(int x)\n"
@@ -243,6 +250,27 @@ static void jumps_that_the_assembler_sized_otherwise_do_not_make_a_function_diff
 		  "a_tail", "");
 }
 
+/* Without alignment the sizes of jumps move what stands behind them. */
+#define UNALIGNED "-fPIC -fno-align-jumps -fno-align-labels"
+
+static void a_jump_table_leads_into_a_function_with_jumps_of_other_sizes(void **state)
+{
+	build(UNALIGNED, "-pie");
+	struct pe_match *match = match_open("a.o", "p", true);
+	const struct pe_match_function *jumps = function_named(match, "a_jumps");
+
+	if (jumps->verdict != PE_MATCH_RELOCATED)
+		fail_msg("%s: %s", pe_match_verdict_name(jumps->verdict), jumps->cause);
+	assert_true(jumps->size < jumps->symbol->size);
+	match_close(match);
+	/* The same instructions, other cases. */
+	run("sed -i 's/case 11: x = x/case 15: x = x/; s/case 15: x -=/case 11: x -=/' a.c");
+	run("gcc -O2 " UNALIGNED " -ffunction-sections -fdata-sections -c a.c -o a.o");
+	match = match_open("a.o", "p", true);
+	assert_int_equal(function_named(match, "a_jumps")->verdict, PE_MATCH_DIFFERENT);
+	match_close(match);
+}
+
 static void a_shared_library_matches_with_its_thread_locals(void **state)
 {
 	build("-fPIC", "-shared");
@@ -367,6 +395,7 @@ int main(void)
 			every_flavour_of_a_program_matches_with_its_statics_at_their_true_place),
 		cmocka_unit_test(
 			jumps_that_the_assembler_sized_otherwise_do_not_make_a_function_differ),
+		cmocka_unit_test(a_jump_table_leads_into_a_function_with_jumps_of_other_sizes),
 		cmocka_unit_test(a_shared_library_matches_with_its_thread_locals),
 		cmocka_unit_test(without_a_symbol_list_statics_are_found_by_what_refers_to_them),
 		cmocka_unit_test(what_differs_is_named_with_its_cause),
