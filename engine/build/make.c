@@ -387,7 +387,7 @@ static struct pe_error *notes_fill(const struct make *m, struct pe_patch *patch)
 			return pe_error_nomem();
 		patch->note_count++;
 	}
-	return pe_diffs_join(m->diffs, m->diff_count, &patch->diff, &patch->diff_size);
+	return NULL;
 }
 
 static struct pe_error *facts_fill(const struct make *m, struct pe_patch *patch)
@@ -399,10 +399,7 @@ static struct pe_error *facts_fill(const struct make *m, struct pe_patch *patch)
 	patch->source_sha256 = strdup(m->hash);
 	if (!patch->product || !patch->flags || !patch->source_sha256)
 		return pe_error_nomem();
-
-	struct pe_error *err = notes_fill(m, patch);
-
-	return err ? err : compiler_fact(unit, m->build, &patch->compiler);
+	return compiler_fact(unit, m->build, &patch->compiler);
 }
 
 /* ---- objects to patch ---- */
@@ -448,9 +445,13 @@ struct pe_error *pe_make_patch(const struct pe_build *build, const struct pe_mak
 	struct pe_error *err = diffs_apply(&m);
 
 	if (!err)
+		err = pe_diffs_join(m.diffs, m.diff_count, &patch->diff, &patch->diff_size);
+	if (!err)
 		err = inputs_hash(&m);
 	if (!err)
 		err = files_sort(&m);
+	if (!err)
+		err = notes_fill(&m, patch);
 	if (!err && !m.sources.count)
 		err = pe_error_new(PE_ERR_NOTHING, "the diff changes no source of the program");
 	for (size_t i = 0; !err && i < m.sources.count; i++)

@@ -13,7 +13,26 @@ static const char *const mariadb_generate[] = { "GenError", "GenServerSource", N
 
 static const char *const openssl_packages[] = { "libssl3", NULL };
 
-static const char *const openssl_generate[] = { "build_generated", NULL };
+/* What the libraries' sources include beside headers that are made for all. */
+static const char *const openssl_generate[] = {
+	"build_generated",
+	"crypto/buildinf.h",
+	"providers/common/include/prov/der_digests.h",
+	"providers/common/include/prov/der_dsa.h",
+	"providers/common/include/prov/der_ec.h",
+	"providers/common/include/prov/der_ecx.h",
+	"providers/common/include/prov/der_rsa.h",
+	"providers/common/include/prov/der_sm2.h",
+	"providers/common/include/prov/der_wrap.h",
+	"providers/common/der/der_digests_gen.c",
+	"providers/common/der/der_dsa_gen.c",
+	"providers/common/der/der_ec_gen.c",
+	"providers/common/der/der_ecx_gen.c",
+	"providers/common/der/der_rsa_gen.c",
+	"providers/common/der/der_sm2_gen.c",
+	"providers/common/der/der_wrap_gen.c",
+	NULL,
+};
 
 static const char *const openssl_libraries[] = { "libcrypto.so", "libssl.so", NULL };
 

@@ -109,7 +109,7 @@ static void put_cves(FILE *out, const struct pe_patch *patch)
 	}
 }
 
-static void put_head(FILE *out, const struct pe_patch *patch)
+static void put_head(FILE *out, const struct pe_patch *patch, bool refused)
 {
 	fputs("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
 	      "<meta name=\"viewport\" content=\"width=device-width\">"
@@ -117,15 +117,17 @@ static void put_head(FILE *out, const struct pe_patch *patch)
 	      "style-src 'unsafe-inline'\"><title>Patch ",
 	      out);
 	put(out, patch->name);
-	fprintf(out, "</title><style>%s</style></head><body>\n<h1>Patch ", style);
+	fprintf(out, "%s</title><style>%s</style></head><body>\n<h1>Patch ",
+		refused ? ": refused" : "", style);
 	put(out, patch->name);
 	fputs("</h1><p>", out);
 	put_cves(out, patch);
 	fprintf(out, "<span class=\"s\">%s</span><span class=\"s\">level %u</span>", patch->kind,
 		patch->level);
-	fprintf(out, "<span class=\"s\">%s</span></p>\n",
-		patch->independent ? "functions change one by one"
-				   : "all functions change at one moment");
+	fprintf(out, "<span class=\"s%s</span></p>\n",
+		refused		     ? " bad\">refused"
+		: patch->independent ? "\">functions change one by one"
+				     : "\">all functions change at one moment");
 	if (patch->description) {
 		fputs("<p>", out);
 		put(out, patch->description);
@@ -414,7 +416,7 @@ struct pe_error *pe_report_html(const struct pe_patch *patch, const struct pe_im
 
 	if (!out)
 		return pe_error_nomem();
-	put_head(out, patch);
+	put_head(out, patch, false);
 	put_facts(out, patch);
 	put_function_table(out, patch);
 	put_left_out(out, patch);
@@ -428,4 +430,58 @@ struct pe_error *pe_report_html(const struct pe_patch *patch, const struct pe_im
 	if (fclose(out) && !err)
 		err = pe_error_nomem();
 	return err;
+}
+
+/* ---- when there is no patch ---- */
+
+static void put_refusal(FILE *out, const struct pe_refusal *refusal)
+{
+	fputs("<h2>Why it is refused</h2>\n<pre>", out);
+	put(out, refusal->message);
+	fputs("</pre>\n<table>\n", out);
+	row(out, "kind of refusal", refusal->code);
+	row(out, "what can be done", refusal->advice);
+	row(out, "target", refusal->target);
+	fputs("</table>\n", out);
+}
+
+/* What the selection had come to. */
+static void put_found(FILE *out, const struct pe_select_report *report)
+{
+	if (!report->count)
+		return;
+	fputs("<h2>What was found to change before</h2>\n<table><tr><th>name</th><th>why</th>"
+	      "<th class=\"n\">old, bytes</th><th class=\"n\">new, bytes</th></tr>\n",
+	      out);
+	for (size_t i = 0; i < report->count; i++) {
+		const struct pe_select_item *item = &report->items[i];
+
+		fputs("<tr><td>", out);
+		put(out, item->name ? item->name : "");
+		fputs("</td><td>", out);
+		put(out, item->reason ? item->reason : "");
+		fprintf(out,
+			"</td><td class=\"n\">%" PRIu64 "</td><td class=\"n\">%" PRIu64
+			"</td></tr>\n",
+			item->old_size, item->new_size);
+	}
+	fputs("</table>\n", out);
+}
+
+struct pe_error *pe_report_refusal_html(const struct pe_patch *patch,
+					const struct pe_refusal *refusal, char **html, size_t *size)
+{
+	FILE *out = open_memstream(html, size);
+
+	if (!out)
+		return pe_error_nomem();
+	put_head(out, patch, true);
+	put_refusal(out, refusal);
+	put_found(out, refusal->report);
+	if (patch->note_count)
+		put_left_out(out, patch);
+	if (patch->diff)
+		put_diff(out, patch);
+	fputs("</body></html>\n", out);
+	return fclose(out) ? pe_error_nomem() : NULL;
 }

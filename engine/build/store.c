@@ -269,35 +269,3 @@ struct pe_error *pe_build_target_image(const struct pe_build_target *target, str
 	*ret = image;
 	return NULL;
 }
-
-struct pe_error *pe_build_target_choose(struct pe_build_target *target, const char *path)
-{
-	pe_auto_free char *full = *path == '/' || !target->root
-					  ? strdup(path)
-					  : pe_format("%s/%s", target->root, path);
-	char build_id[2 * PE_BUILD_ID_MAX + 1];
-	struct pe_image *image = NULL;
-
-	if (!full)
-		return pe_error_nomem();
-	if (!pe_file_exists(full))
-		return pe_error_new(PE_ERR_USAGE, "there is no file %s in the packages of %s (%s)",
-				    path, target->name, target->root ? target->root : "no folder");
-	free(target->binary);
-	target->binary = pe_steal(full);
-	/* The list is the program's. */
-	free(target->symbols);
-	target->symbols = NULL;
-
-	struct pe_error *err = pe_build_target_image(target, &image);
-
-	if (err)
-		return err;
-	pe_build_id_hex(pe_image_build_id(image), build_id);
-	pe_image_close(image);
-	if (!*build_id)
-		return pe_error_new(PE_ERR_UNSUPPORTED, "%s has no build-id", target->binary);
-	free(target->build_id);
-	target->build_id = strdup(build_id);
-	return target->build_id ? NULL : pe_error_nomem();
-}

@@ -59,7 +59,6 @@ struct pe_error *pe_store_remove(const char *name) pe_must_check;
 
 /* As `target list|show --json` print it. */
 json_t *pe_build_target_json(const struct pe_build_target *target);
-/* Opens the shipped binary with its symbols. */
 /* Objects that a target keeps: bytes that they may take in all (CARE_BUILD_OBJECTS_MIB). */
 uint64_t pe_objects_limit(void);
 /* Notes that the object at @path was used now. */
@@ -73,6 +72,13 @@ struct pe_error *pe_objects_prune(const char *dir, uint64_t limit) pe_must_check
  */
 struct pe_error *pe_build_target_choose(struct pe_build_target *target,
 					const char *path) pe_must_check;
+/*
+ * The same by its build-id: of the target's packages, the file that has it. Nothing changes when
+ * the target's program is that, or when there is none.
+ */
+struct pe_error *pe_build_target_choose_id(struct pe_build_target *target,
+					   const char *build_id) pe_must_check;
+/* Opens the shipped binary with its symbols. */
 struct pe_error *pe_build_target_image(const struct pe_build_target *target,
 				       struct pe_image **ret) pe_must_check;
 

@@ -130,8 +130,9 @@ static struct pe_error *list_files(const char *old, const char *new, const struc
 
 		if (!path)
 			path = path_that_is_new(lines.items[i], new);
-		if (path && is_wanted(path, below) && is_regular(new, path) &&
-		    !pe_strv_add(ret, path))
+		/* Under .pc/ quilt keeps older versions of files. */
+		if (path && !pe_starts_with(path, ".pc/") && is_wanted(path, below) &&
+		    is_regular(new, path) && !pe_strv_add(ret, path))
 			err = pe_error_nomem();
 	}
 	if (ret->count)
@@ -143,7 +144,8 @@ static struct pe_error *list_files(const char *old, const char *new, const struc
 
 bool pe_survey_is_code(const char *path)
 {
-	return pe_file_role(path) == PE_FILE_CODE || pe_ends_with(path, ".h.in");
+	return pe_file_role(path) == PE_FILE_CODE || pe_ends_with(path, ".h.in") ||
+	       pe_ends_with(path, ".c.in");
 }
 
 /* The difference of two files, as one of @path; @old may be none. */

@@ -15,6 +15,7 @@ const char *pe_survey_reason(const char *code, const char *message)
 	static const struct {
 		const char *code, *part, *reason;
 	} reasons[] = {
+		{ "compile", "", "does not compile without the other changes" },
 		{ NULL, "changes no source of the program", "no code of the program" },
 		{ NULL, "no compile command", "not compiled in this build" },
 		{ NULL, "is compiled, but not into", "part of another program or library" },
@@ -54,7 +55,6 @@ const char *pe_survey_reason(const char *code, const char *message)
 		{ "busy", "another patcher", "another patcher was at work" },
 		{ "busy", "another care-build", "another care-build was at work" },
 		{ "busy", "", "a thread never leaves the function" },
-		{ "compile", "", "does not compile without the other changes" },
 	};
 
 	for (size_t i = 0; i < sizeof(reasons) / sizeof(*reasons); i++)
@@ -137,7 +137,10 @@ static struct pe_error *names_in(const char *message, struct pe_strv *names)
 	return err ? err : add_quoted(message, "refers to ", ", which", names);
 }
 
-/* Does an added or removed line of the diff have one of the names as a word? */
+/*
+ * Does a hunk of the diff have one of the names as a word? Lines around a change count too: a
+ * declaration may change in the line behind its name.
+ */
 static bool mentions(const char *diff, const struct pe_strv *names)
 {
 	for (size_t i = 0; i < names->count; i++) {
@@ -148,7 +151,7 @@ static bool mentions(const char *diff, const struct pe_strv *names)
 
 			while (line > diff && line[-1] != '\n')
 				line--;
-			if ((*line == '+' || *line == '-') && strncmp(line, "+++", 3) &&
+			if (strchr("+- ", *line) && strncmp(line, "+++", 3) &&
 			    strncmp(line, "---", 3) && !is_word(p[-1]) && !is_word(p[size]))
 				return true;
 		}

@@ -2,6 +2,7 @@
 /* care-build patch: make a patch file from diffs. */
 #include "build/files.h"
 #include "build/make.h"
+#include "build/report.h"
 #include "cli/care_build.h"
 #include "engine/cleanup.h"
 #include "engine/patch.h"
@@ -28,12 +29,13 @@ enum {
 	KEY_KEEP,
 	KEY_IMAGE,
 	KEY_NO_CACHE,
+	KEY_REPORT,
 	KEY_MAX_UNITS,
 };
 
 struct patch_options {
 	struct care_build_common common;
-	const char *target, *name, *out, *description, *kind, *keep, *image;
+	const char *target, *name, *out, *description, *kind, *keep, *image, *page;
 	struct pe_strv diffs, cves, scores, urls;
 	unsigned long level, max_units;
 	bool independent, dependent, dry_run, no_cache;
@@ -55,6 +57,9 @@ static const struct argp_option option_table[] = {
 	  "Its functions may change one by one: no new one relies on another new one", 3 },
 	{ "dependent", KEY_DEPENDENT, NULL, 0, "All its functions must change at one moment", 3 },
 	{ "dry-run", KEY_DRY_RUN, NULL, 0, "Do everything but write the file", 4 },
+	{ "report", KEY_REPORT, "PAGE", 0,
+	  "Write the page of `care-build report' too; for a refused patch it says what and why",
+	  4 },
 	{ "image", KEY_IMAGE, "FILE", 0,
 	  "Patch this file of the target's packages instead of the program: a plugin or library",
 	  4 },
@@ -117,6 +122,7 @@ static error_t parse_text(int key, const char *arg, struct patch_options *o)
 		{ KEY_DESCRIPTION, &o->description },
 		{ KEY_KEEP, &o->keep },
 		{ KEY_IMAGE, &o->image },
+		{ KEY_REPORT, &o->page },
 	};
 
 	for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++) {
@@ -311,6 +317,32 @@ static struct pe_error *work_directory(const struct patch_options *o, const char
 	return *ret ? NULL : pe_error_errno(errno, "cannot resolve %s", path);
 }
 
+/* --report: of the patch, or of the refusal @refused. */
+static struct pe_error *page_write(const struct patch_options *o, const struct pe_build *build,
+				   const struct pe_patch *patch,
+				   const struct pe_make_result *result,
+				   const struct pe_error *refused)
+{
+	pe_auto_free char *html = NULL, *message = refused ? pe_error_text(refused) : NULL;
+	size_t size = 0;
+	struct pe_error *err;
+
+	if (refused && !message)
+		return pe_error_nomem();
+	if (refused) {
+		const struct pe_refusal refusal = { .message = message,
+						    .code = pe_code_name(refused->code),
+						    .advice = pe_code_advice(refused->code),
+						    .target = build->target->name,
+						    .report = &result->report };
+
+		err = pe_report_refusal_html(patch, &refusal, &html, &size);
+	} else {
+		err = pe_report_html(patch, build->image, &html, &size);
+	}
+	return err ? err : pe_file_write(o->page, html, size);
+}
+
 static struct pe_error *patch_make(const struct patch_options *o, const struct pe_build *build,
 				   const char *work)
 {
@@ -328,6 +360,15 @@ static struct pe_error *patch_make(const struct patch_options *o, const struct p
 		err = pe_make_patch(build, &options, patch, &result);
 	if (!err)
 		err = o->dry_run ? pe_patch_check(patch) : pe_patch_write(patch, o->out);
+	if (o->page && patch && patch->name && patch->kind) {
+		struct pe_error *unwritten = page_write(o, build, patch, &result, err);
+
+		/* The refusal is the news. */
+		if (err)
+			pe_error_free(unwritten);
+		else
+			err = unwritten;
+	}
 	if (build->progress_ctx)
 		pe_progress_done(build->progress_ctx);
 	if (!err && o->common.json)

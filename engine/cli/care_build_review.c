@@ -9,11 +9,11 @@
 #include <errno.h>
 #include <string.h>
 
-enum { KEY_TARGET = 't', KEY_OUT = 'o' };
+enum { KEY_TARGET = 't', KEY_OUT = 'o', KEY_IMAGE = 256 };
 
 struct review_options {
 	struct care_build_common common;
-	const char *target, *file, *out;
+	const char *target, *file, *out, *image;
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -30,6 +30,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case KEY_OUT:
 		o->out = arg;
 		return 0;
+	case KEY_IMAGE:
+		o->image = arg;
+		return 0;
 	case ARGP_KEY_ARG:
 		if (o->file)
 			argp_error(state, "just one FILE");
@@ -38,6 +41,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_END:
 		if (!o->file)
 			argp_error(state, "which FILE?");
+		if (o->image && !o->target)
+			argp_error(state, "--image is a file of a --target");
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -62,16 +67,27 @@ static void cleanup_patch(struct pe_patch **patch)
 #define auto_target __attribute__((cleanup(cleanup_target)))
 #define auto_patch __attribute__((cleanup(cleanup_patch)))
 
-/* The target by name; without a name, the one whose program the patch is for. */
+/* Makes the target one of the image that the patch is for, if one of its files is that. */
+static struct pe_error *choose_image(const struct review_options *o, const char *build_id,
+				     struct pe_build_target *target)
+{
+	return o->image ? pe_build_target_choose(target, o->image)
+			: pe_build_target_choose_id(target, build_id);
+}
+
+/* The target by name; without a name, the one that has the image which the patch is for. */
 static struct pe_error *find_target(const struct review_options *o, const struct pe_patch *patch,
 				    struct pe_build_target **ret)
 {
 	char hex[2 * PE_BUILD_ID_MAX + 1];
 	pe_auto_strv struct pe_strv names = { 0 };
 
-	if (o->target)
-		return pe_store_load(o->target, ret);
 	pe_build_id_hex(&patch->targets[0].build_id, hex);
+	if (o->target) {
+		struct pe_error *err = pe_store_load(o->target, ret);
+
+		return err ? err : choose_image(o, hex, *ret);
+	}
 
 	struct pe_error *err = pe_store_list(&names);
 
@@ -79,6 +95,8 @@ static struct pe_error *find_target(const struct review_options *o, const struct
 		auto_target struct pe_build_target *target = NULL;
 
 		err = pe_store_load(names.items[i], &target);
+		if (!err)
+			err = choose_image(o, hex, target);
 		if (err || strcmp(target->build_id, hex))
 			continue;
 		*ret = pe_steal(target);
@@ -96,6 +114,9 @@ static struct pe_error *find_target(const struct review_options *o, const struct
 static const struct argp_option verify_option_table[] = {
 	{ "target", KEY_TARGET, "NAME", 0,
 	  "The target that the patch was made for (default: the one with its build-id)", 1 },
+	{ "image", KEY_IMAGE, "FILE", 0,
+	  "The plugin or library that it is for (default: the target's file with its build-id)",
+	  1 },
 	{ 0 },
 };
 
@@ -196,6 +217,9 @@ static const struct argp_option report_option_table[] = {
 	{ "output", KEY_OUT, "FILE", 0, "The page to write (needed)", 1 },
 	{ "target", KEY_TARGET, "NAME", 0,
 	  "The target that the patch was made for (default: the one with its build-id)", 1 },
+	{ "image", KEY_IMAGE, "FILE", 0,
+	  "The plugin or library that it is for (default: the target's file with its build-id)",
+	  1 },
 	{ 0 },
 };
 

@@ -132,6 +132,9 @@ def test_a_fix_of_the_next_release_is_applied_to_libssl_below_a_running_server(o
     patch = openssl.patch(fix, "libssl-alert", "--image", f"{LIBRARIES}/libssl.so.3")
     shown = care("care-build", "show", patch, "--json").json
     assert [f["name"] for f in shown["functions"]] == [FUNCTION]
+    # The library is found by the build-id in the file.
+    verified = care("care-build", "verify", patch, "--json").json
+    assert verified["verified"] and verified["ranges"] >= 1
 
     client = Client(server)
     client.handshake()

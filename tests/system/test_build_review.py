@@ -193,3 +193,29 @@ def test_what_the_diff_says_and_the_patch_lacks_is_on_the_page(made, tmp_path):
     with open(out) as file:
         assert "<li>README is no part of the program</li>" in file.read()
     assert verify(program, path)["verified"]
+
+
+def test_a_refused_patch_has_a_page_that_says_what_and_why(made, tmp_path):
+    program, _ = made
+    page_path = str(tmp_path / "refused.html")
+    done = program.patch("wrong", {"int calls;": "int calls = 3;", "\treturn sum;":
+                                   "\treturn sum < 0 ? -1 : sum; /* <b> */"},
+                         "--cve", "CVE-2026-2", "--report", page_path, "--json", expect=5)
+    message = done.json["error"]["message"]
+    page = Page()
+    with open(page_path) as file:
+        page.feed(file.read())
+    assert page.open == [] and "b" not in page.tags and page.links == []
+    text = "".join(page.text)
+    for wanted in ("CVE-2026-2", "refused", "initial value", message, "+int calls = 3;",
+                   "return sum < 0 ? -1 : sum; /* <b> */"):
+        assert wanted in text, wanted
+
+
+def test_a_patch_that_is_made_has_the_same_page_at_once(made, tmp_path):
+    program, _ = made
+    once, later = str(tmp_path / "once.html"), str(tmp_path / "later.html")
+    path = program.patch("paged", {"\treturn sum;": "\treturn sum + 2;"}, "--report", once)
+    care("care-build", "report", path, "-o", later, env=program.env)
+    with open(once) as a, open(later) as b:
+        assert a.read() == b.read()
