@@ -30,6 +30,7 @@ struct make {
 	struct pe_strv touched;	       /* paths, each once, in order of the diffs */
 	struct pe_strv added;	       /* those of them that the source does not have */
 	struct pe_strv sources;	       /* units to compile */
+	size_t header_count;	       /* headers that change */
 	struct pe_source_lines *lines; /* that the diffs touch; files are strings of touched */
 	size_t line_count;
 	char hash[65]; /* of the diffs and the original text of what they touch */
@@ -299,11 +300,17 @@ static struct pe_error *source_add(struct make *m, const char *source)
 
 static struct pe_error *header_units(struct make *m, const struct pe_strv *headers)
 {
-	pe_auto_strv struct pe_strv sources = { 0 };
+	pe_auto_strv struct pe_strv sources = { 0 }, others = { 0 }, differing = { 0 };
 	struct pe_error *err = pe_depends_sources(m->build, headers, &sources);
 
 	for (size_t i = 0; !err && i < sources.count; i++)
-		err = source_add(m, sources.items[i]);
+		if (!pe_strv_has(&m->sources, sources.items[i]) &&
+		    !pe_strv_add(&others, sources.items[i]))
+			err = pe_error_nomem();
+	if (!err)
+		err = pe_units_differing(m->build, m->options->work, &others, &differing);
+	for (size_t i = 0; !err && i < differing.count; i++)
+		err = source_add(m, differing.items[i]);
 	if (err || m->sources.count <= m->options->max_units)
 		return err;
 
@@ -346,6 +353,7 @@ static struct pe_error *files_sort(struct make *m)
 		else if (!pe_strv_has(&m->added, path) && !pe_strv_add(&headers, path))
 			err = pe_error_nomem();
 	}
+	m->header_count = headers.count;
 	return err || !headers.count ? err : header_units(m, &headers);
 }
 
@@ -453,7 +461,10 @@ struct pe_error *pe_make_patch(const struct pe_build *build, const struct pe_mak
 	if (!err)
 		err = notes_fill(&m, patch);
 	if (!err && !m.sources.count)
-		err = pe_error_new(PE_ERR_NOTHING, "the diff changes no source of the program");
+		err = pe_error_new(PE_ERR_NOTHING,
+				   m.header_count ? "no function of the shipped binary changes: "
+						    "what includes the header reads the same"
+						  : "the diff changes no source of the program");
 	for (size_t i = 0; !err && i < m.sources.count; i++)
 		err = pe_units_add(build, &ret->units, m.sources.items[i]);
 

@@ -12,6 +12,7 @@
 #include "engine/cleanup.h"
 
 #include <ctype.h>
+#include <openssl/evp.h>
 #include <string.h>
 
 /* Tokens that stand for something which is no text: no other token contains a '#' and more. */
@@ -438,5 +439,25 @@ struct pe_error *pe_tokens_merge(const char *old, size_t old_size, const char *n
 		return err;
 	*ret = pe_steal(text);
 	*ret_size = size;
+	return NULL;
+}
+
+struct pe_error *pe_tokens_hash(const char *text, size_t size, char *hex)
+{
+	auto_tokens struct tokens tokens = { 0 };
+	unsigned char digest[EVP_MAX_MD_SIZE];
+	struct pe_error *err = tokens_read(text, size, &tokens);
+	EVP_MD_CTX *md = err ? NULL : EVP_MD_CTX_new();
+	bool ok = md && EVP_DigestInit_ex(md, EVP_sha256(), NULL);
+
+	for (size_t i = 0; ok && i < tokens.count; i++)
+		ok = EVP_DigestUpdate(md, &tokens.items[i].size, sizeof(tokens.items[i].size)) &&
+		     EVP_DigestUpdate(md, tokens.items[i].text, tokens.items[i].size);
+	ok = ok && EVP_DigestFinal_ex(md, digest, NULL);
+	EVP_MD_CTX_free(md);
+	if (err || !ok)
+		return err ? err : pe_error_nomem();
+	for (size_t i = 0; i < 32; i++)
+		snprintf(hex + 2 * i, 3, "%02x", digest[i]);
 	return NULL;
 }

@@ -20,4 +20,8 @@
 struct pe_error *pe_tokens_merge(const char *old, size_t old_size, const char *new, size_t new_size,
 				 char **ret, size_t *ret_size) pe_must_check;
 
+/* Lower-case hex SHA-256 of the tokens alone: equal when two texts read the same. @hex: 65 bytes.
+ */
+struct pe_error *pe_tokens_hash(const char *text, size_t size, char *hex) pe_must_check;
+
 #endif

@@ -72,6 +72,14 @@ struct pe_error *pe_units_add(const struct pe_build *build, struct pe_units *uni
 			      const char *source) pe_must_check;
 void pe_units_deinit(struct pe_units *units);
 
+/*
+ * Adds to @ret those of @sources (whose units are in the program) that read differently in @work,
+ * a mirror of the source root with changed files: by the tokens behind the preprocessor.
+ */
+struct pe_error *pe_units_differing(const struct pe_build *build, const char *work,
+				    const struct pe_strv *sources,
+				    struct pe_strv *ret) pe_must_check;
+
 /* The patched tree that units are compiled from besides the unpatched one. */
 struct pe_patched_tree {
 	const char *path; /* mirror of the source root, with the changed files */

@@ -130,6 +130,42 @@ def test_what_differs_by_blanks_is_no_change_and_is_not_in_the_patch_of_another(
         "-\treturn i->weight * 3 + limit;", "+    return i->weight * 4 + limit;"]
 
 
+HEADER = "#define FACTOR 3\n#define UNUSED 7\nint first(int x);\n"
+WITH_HEADER = r"""
+#include "case.h"
+#include <stdio.h>
+__attribute__((noinline)) int first(int x)
+{
+	return x * FACTOR;
+}
+void say(char question)
+{
+	printf("%d\n", first(question));
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def with_header(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("header")
+    (folder / "case.h").write_text(HEADER)
+    return Program(folder, WITH_HEADER)
+
+
+def test_a_header_is_tried_with_what_includes_it_if_that_reads_it_differently(with_header, tmp_path):
+    def header(text):
+        (tmp_path / "case.h").write_text(text)
+        return survey(with_header, str(tmp_path), "--max-units", "1")[1]["case.h", 0]
+
+    assert header(HEADER.replace("#define ", "#define  "))["reason"] == "blanks and comments alone"
+    unused = header(HEADER.replace("UNUSED 7", "UNUSED 8"))
+    assert unused["reason"] == "no function changes" and "reads the same" in unused["message"]
+    assert header(HEADER.replace("FACTOR 3", "FACTOR 5"))["outcome"] == "built"
+    # A declaration reads differently, but nothing comes of it.
+    added = header(HEADER + "int more(int);\n")
+    assert added["reason"] == "no function changes" and "reads the same" not in added["message"]
+
+
 # ---- a change in two files: the second has what the first needs
 
 CONNECTED = ({"? first(&i) : second(&i)": "? helper(&i) : second(&i)",

@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 
 #include "build/select.h"
+#include "build/survey.h"
 #include "engine/cleanup.h"
 
 /* What the other file of the program holds besides main(); for the next fixture_make. */
@@ -145,6 +146,9 @@ static inline void assert_refused(struct fixture *f, enum pe_code code, const ch
 	if (f->err->code != code || !strstr(text, words))
 		fail_msg("expected %s and \"%s\", got %s: %s", pe_code_name(code), words,
 			 pe_code_name(f->err->code), text);
+	/* A survey counts it by a reason of its own. */
+	if (!pe_survey_reason(pe_code_name(code), text))
+		fail_msg("no reason of a survey is known for: %s", text);
 }
 
 static inline const struct pe_patch_function *find_function(const struct fixture *f,
