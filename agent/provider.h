@@ -12,7 +12,8 @@
  *	state     "starting", "ready" or "stopping"
  *	build_ids hex, of the images that patches may name
  *	patches   what is applied: objects with name, state, level, cves
- *	name      how people call it: a socket, a path
+ *	name      how people call it: a socket, a path; no two targets of a host have the same
+ *	aliases   what else they may call it (may be missing)
  *	...       what the provider wants to add
  */
 #ifndef AGENT_PROVIDER_H

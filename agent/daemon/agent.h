@@ -43,6 +43,7 @@ struct agent_target {
 	json_t *info; /* the last description; NULL before the first */
 	struct agent_task *task;
 	struct agent_held held;
+	char *note; /* what an operator should know, and that nothing has to hold; NULL: nothing */
 	const char *doing; /* "waiting for start", "applying", ...; NULL: nothing */
 	uint64_t found_ms; /* uv_hrtime / 1e6 */
 	uint64_t ready_ms; /* first seen ready; 0: not yet */
@@ -154,8 +155,10 @@ void agent_state_crashed(struct agent *agent, const char *sha256, const char *na
 int agent_state_suspect(struct agent *agent, const char *sha256);
 const json_t *agent_state_crash_of(struct agent *agent, const char *sha256);
 void agent_state_forgive(struct agent *agent, const char *sha256);
-void agent_state_had(struct agent *agent, const char *target, unsigned int level);
-int agent_state_level_of(struct agent *agent, const char *target);
+void agent_state_had(struct agent *agent, const char *target, const char *build_id,
+		     unsigned int level);
+/* -1: none. *build_id (may be NULL; "": not known) lives until the state changes. */
+int agent_state_level_of(struct agent *agent, const char *target, const char **build_id);
 /* What the repository says of the host's key; NULL: nothing. Saved with the rest. */
 void agent_state_key_says(struct agent *agent, const char *tag);
 /* What it said last, if it was of the key that the settings have now. */

@@ -130,17 +130,23 @@ void agent_state_forgive(struct agent *agent, const char *sha256)
 		agent_state_save(agent);
 }
 
-void agent_state_had(struct agent *agent, const char *target, unsigned int level)
+void agent_state_had(struct agent *agent, const char *target, const char *build_id,
+		     unsigned int level)
 {
-	json_object_set_new(part(agent, "levels"), target, json_integer((json_int_t)level));
+	json_object_set_new(part(agent, "levels"), target,
+			    json_pack("{s:s, s:i}", "build_id", build_id, "level", (int)level));
 	agent_state_save(agent);
 }
 
-int agent_state_level_of(struct agent *agent, const char *target)
+int agent_state_level_of(struct agent *agent, const char *target, const char **build_id)
 {
-	const json_t *level = json_object_get(part(agent, "levels"), target);
+	const json_t *had = json_object_get(part(agent, "levels"), target);
+	const json_t *level = json_object_get(had, "level");
+	const char *id = json_string_value(json_object_get(had, "build_id"));
 
-	return level ? (int)json_integer_value(level) : -1;
+	if (build_id)
+		*build_id = id ? id : "";
+	return json_is_integer(level) ? (int)json_integer_value(level) : -1;
 }
 
 static void use_tag(struct agent *agent, const char *tag)

@@ -27,9 +27,16 @@ const char *agent_target_name(const struct agent_target *target)
 
 bool agent_target_is(const struct agent_target *target, const char *text)
 {
+	const json_t *alias;
 	char pid[16];
+	size_t i;
 
 	snprintf(pid, sizeof(pid), "%d", (int)target->pid);
+	json_array_foreach(json_object_get(target->info, "aliases"), i, alias)
+	{
+		if (strcmp(text, json_string_value(alias)) == 0)
+			return true;
+	}
 	return strcmp(text, pid) == 0 || strcmp(text, agent_target_name(target)) == 0;
 }
 
@@ -39,6 +46,7 @@ static void target_free(struct agent_target *target)
 	json_decref(target->info);
 	agent_held_clear(target);
 	free(target->fresh);
+	free(target->note);
 	free(target);
 }
 
@@ -302,6 +310,7 @@ json_t *agent_target_json(const struct agent_target *target)
 		root = json_object();
 	json_object_set_new(root, "doing",
 			    target->doing ? json_string(target->doing) : json_null());
+	json_object_set_new(root, "note", target->note ? json_string(target->note) : json_null());
 	if (held->reason)
 		json_object_set_new(
 			root, "held",

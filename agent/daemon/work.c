@@ -383,7 +383,8 @@ static int apply_pass(struct agent_target *target, const struct agent_offer *cho
 		}
 		pe_error_free(err);
 		agent_held_clear(target);
-		agent_state_had(target->agent, agent_target_name(target), offer->level);
+		agent_state_had(target->agent, agent_target_name(target), build_id(target),
+				offer->level);
 		pe_auto_error struct pe_error *again = look(target);
 	}
 	agent_offers_deinit(&copies);
@@ -400,11 +401,37 @@ enum { NOT_AT_ALL = -2 };
 
 static int level_allowed(struct agent_target *target)
 {
-	int had = agent_state_level_of(target->agent, agent_target_name(target));
+	int had = agent_state_level_of(target->agent, agent_target_name(target), NULL);
 
 	if (target->urgent || target->agent->settings.auto_update)
 		return -1;
 	return had >= 0 ? had : NOT_AT_ALL;
+}
+
+/*
+ * A server that was patched and is another build now: upgraded, and nothing is on offer for what it
+ * has become. Nobody needs to do anything if the upgrade has the fixes; somebody has to know.
+ */
+static void note_upgrade(struct agent_target *target, const struct agent_offer *offer)
+{
+	const char *before;
+	int had = agent_state_level_of(target->agent, agent_target_name(target), &before);
+	bool upgraded = !offer && had >= 0 && *before && strcmp(before, build_id(target)) != 0;
+
+	if (!upgraded) {
+		free(target->note);
+		target->note = NULL;
+		return;
+	}
+	if (target->note ||
+	    asprintf(&target->note,
+		     "it is another build now (%.12s; %.12s had patch level %d), for "
+		     "which no patch is on offer",
+		     build_id(target), before, had) < 0)
+		return;
+	agent_event(target->agent, LOG_NOTICE, "upgraded", target,
+		    json_pack("{s:s, s:s, s:i, s:s}", "build_id", build_id(target), "build_before",
+			      before, "level_before", had, "message", target->note));
 }
 
 static int choose_and_apply(struct agent_target *target)
@@ -420,6 +447,7 @@ static int choose_and_apply(struct agent_target *target)
 	int level = target->provider->level(target->info);
 
 	agent_check_new_build(agent, target->provider->name, build_id(target));
+	note_upgrade(target, offer);
 
 	int wait =
 		later ? (int)(later - now < 3600 ? (later - now + 1) * 1000 : 3600000) : FOR_EVER;

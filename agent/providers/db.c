@@ -14,6 +14,19 @@
 /* A server says that it has started before it listens; one that still does not never will. */
 enum { LISTEN_SECONDS = 30 };
 
+/*
+ * Its socket, which on a host is its own. Containers have the same paths inside: there the id of
+ * the container stands before it, as much of it as runtimes show.
+ */
+static json_t *name_of(const struct dbc_server *server)
+{
+	const char *path = server->socket ? server->socket : server->exe;
+	const char *id = server->container ? server->container_id : NULL;
+
+	return id ? json_sprintf("%.*s:%s", strlen(id) == 64 ? 12 : 64, id, path)
+		  : json_string(path);
+}
+
 static json_t *describe(const struct dbc_server *server)
 {
 	json_t *target = dbc_server_json(server);
@@ -27,8 +40,9 @@ static json_t *describe(const struct dbc_server *server)
 	pe_build_id_hex(&server->build_id, hex);
 	json_object_set_new(target, "provider", json_string(db_provider.name));
 	json_object_set_new(target, "state", json_string(state));
-	json_object_set_new(target, "name",
-			    json_string(server->socket ? server->socket : server->exe));
+	json_object_set_new(target, "name", name_of(server));
+	if (server->container_id)
+		json_object_set_new(target, "aliases", json_pack("[s]", server->container_id));
 	json_object_set_new(target, "build_ids",
 			    server->build_id.size ? json_pack("[s]", hex) : json_array());
 	return target;

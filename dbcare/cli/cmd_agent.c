@@ -134,6 +134,8 @@ static void print_targets(const json_t *targets)
 		const json_t *held = json_object_get(target, "held");
 		char since[64], next[64];
 
+		if (text_of(target, "note"))
+			printf("\n%s: %s\n", text_of(target, "name"), text_of(target, "note"));
 		if (!held)
 			continue;
 		printf("\n%s is held: %s\n  since %s; next try %s\n", text_of(target, "name"),

@@ -17,6 +17,8 @@ import urllib.request
 
 import pytest
 
+import containers
+import cve
 import harness
 import patches
 from agent import Agent, Key, let_in
@@ -575,3 +577,77 @@ def test_an_interrupted_apply_says_that_nothing_was_done(server, levels, tmp_pat
         assert error["advice"] == "everything is as it was before"
     assert not care("dbcarectl", "history", "--json", env=env).json["history"]
     assert not care("dbcarectl", "info", server.pid, "--json").json["patches"]
+
+
+# ---- another build, another container ----
+
+def test_a_server_that_was_upgraded_on_disk_never_gets_the_old_patch(new_server, new_agent, levels,
+                                                                     target):
+    other = os.path.join(harness.unpacked("mariadb-server-core",
+                                          harness.versions()["MARIADB_OTHER_VERSION"]),
+                         "usr/sbin/mariadbd")
+    server = new_server()
+    server.stop()
+    server.binary = os.path.join(server.folder, "mariadbd")
+    shutil.copy(os.path.join(target.root, "usr/sbin/mariadbd"), server.binary)
+    server.start()
+    agent = new_agent(server)
+    agent.offer(levels[1])
+    agent.wait_level(server, 1)
+    # As dpkg does it: written beside, renamed over the old one. What runs goes on, patched.
+    shutil.copy(other, server.binary + ".new")
+    os.rename(server.binary + ".new", server.binary)
+    os.kill(agent.children()["care-agent"], signal.SIGKILL)
+    time.sleep(0.2)
+    wait_until(agent._answers, 60, "the new agent")
+    agent.wait_level(server, 1)
+    assert "(deleted)" in os.readlink(f"/proc/{server.pid}/exe")
+    assert server.value(f"SELECT {patches.RAND}") == "0.2027"
+    # Restarted, it is the new build.
+    server.restart()
+    assert "10.11.19" in server.value("SELECT VERSION()")
+    agent.wait_event("upgraded")
+    row = agent.target(server)
+    assert row["level"] is None and not row.get("held") and row["patches"] == []
+    assert row["build_id"][:12] in row["note"] and "no patch is on offer" in row["note"]
+    assert row["note"] in care("dbcarectl", "status", env=agent.env).out
+    assert server.value(f"SELECT {patches.RAND}") == "0.4054"
+    # Back to the old one: it is patched as before.
+    server.stop()
+    shutil.copy(os.path.join(target.root, "usr/sbin/mariadbd"), server.binary)
+    server.start()
+    agent.wait_level(server, 1)
+    assert agent.target(server)["note"] is None
+
+
+@pytest.mark.skipif(containers.impossible() is not None, reason=str(containers.impossible()))
+def test_a_server_in_a_container_is_patched_and_patched_again_when_the_container_is_restarted(
+        tmp_path):
+    fix = cve.build_patch(*cve.targets(), str(tmp_path))
+    server = containers.Alone(cve.tree())
+    server.fill()
+    server.start()
+    let_in(server)
+    agent = Agent()
+    try:
+        # By its id: other containers have the same path inside.
+        agent.write_settings(ONLY_TARGETS=f"{server.id}:/run/mysqld/*")
+        agent.offer(fix)
+        agent.start()
+        agent.wait_level(server, 0)
+        first = server.pid
+        found = agent.target(server)
+        assert found["container"] and found["name"] == f"{server.id}:/run/mysqld/mysqld.sock"
+        server.stop()
+        server.start()
+        assert server.pid != first
+        agent.wait_level(server, 0)
+        patched = care("dbcarectl", "info", server.id, "--json").json["patches"]
+        assert [(p["name"], p["state"]) for p in patched] == [(cve.NAME, "applied")]
+        # An operator may call it by the container's id.
+        care("dbcarectl", "hold", server.id, env=agent.env)
+        assert "held by root" in agent.wait_held(server, "resume")["held"]["reason"]
+        assert server.value("SELECT 1") == 1
+    finally:
+        agent.remove()
+        server.remove()
