@@ -43,8 +43,9 @@ struct agent_settings; /* agent/daemon/config.h */
 struct agent_visit {
 	const json_t *target;
 	const struct agent_settings *settings;
-	int door;	/* what `reach` opened, or -1 */
-	void *baseline; /* the provider's own, from before to after */
+	const json_t *gates; /* names, which the patch demands besides the usual; or NULL */
+	int door;	     /* what `reach` opened, or -1 */
+	void *baseline;	     /* the provider's own, from before to after */
 };
 
 struct agent_provider {

@@ -14,18 +14,12 @@
 #include "dbcare/activity.h"
 #include "engine/cleanup.h"
 
-struct gate_context {
-	const struct dbc_server *server;
-	const struct dbc_login *login;
-	struct dbc_sql *sql;
-};
-
 struct gate {
 	const char *name;
 	const char *about;
 	const char *query; /* NULL: the check asks by itself */
 	/* Sets a reason (owned by the caller) unless open. */
-	enum dbc_verdict (*check)(const struct gate_context *ctx, const struct dbc_rows *rows,
+	enum dbc_verdict (*check)(const struct dbc_gates *ctx, const struct dbc_rows *rows,
 				  char **reason);
 };
 
@@ -48,7 +42,7 @@ static const char *text_or(const char *text, const char *otherwise)
 
 /* ---- rights ---- */
 
-static enum dbc_verdict check_grants(const struct gate_context *ctx, const struct dbc_rows *none,
+static enum dbc_verdict check_grants(const struct dbc_gates *ctx, const struct dbc_rows *none,
 				     char **reason)
 {
 	struct dbc_rows rows;
@@ -74,7 +68,7 @@ static enum dbc_verdict check_grants(const struct gate_context *ctx, const struc
 
 /* ---- identity ---- */
 
-static enum dbc_verdict check_identity(const struct gate_context *ctx, const struct dbc_rows *rows,
+static enum dbc_verdict check_identity(const struct dbc_gates *ctx, const struct dbc_rows *rows,
 				       char **reason)
 {
 	if (!rows->count || !rows->items[0][0])
@@ -96,7 +90,7 @@ static enum dbc_verdict check_identity(const struct gate_context *ctx, const str
 
 /* ---- start, recovery, shutdown ---- */
 
-static enum dbc_verdict check_recovery(const struct gate_context *ctx, const struct dbc_rows *rows,
+static enum dbc_verdict check_recovery(const struct dbc_gates *ctx, const struct dbc_rows *rows,
 				       char **reason)
 {
 	if (ctx->server->started == 0)
@@ -113,7 +107,7 @@ static enum dbc_verdict check_recovery(const struct gate_context *ctx, const str
 enum { ROLLBACK_ROWS = 10000 };
 
 /* The list that SHOW ENGINE INNODB STATUS had no room for. */
-static enum dbc_verdict ask_transactions(const struct gate_context *ctx, char **reason)
+static enum dbc_verdict ask_transactions(const struct dbc_gates *ctx, char **reason)
 {
 	char query[256];
 	pe_auto_free char *id = NULL;
@@ -135,7 +129,7 @@ static enum dbc_verdict ask_transactions(const struct gate_context *ctx, char **
  * Not from INNODB_TRX in the first place: it is a copy that is renewed only when nobody has read it
  * for 0.1 s, so whoever polls it faster keeps it as it is.
  */
-static enum dbc_verdict check_rollback(const struct gate_context *ctx, const struct dbc_rows *none,
+static enum dbc_verdict check_rollback(const struct dbc_gates *ctx, const struct dbc_rows *none,
 				       char **reason)
 {
 	struct dbc_rows rows;
@@ -168,7 +162,7 @@ enum { P_ID, P_USER, P_COMMAND, P_STATE, P_INFO };
 	"SELECT ID, USER, COMMAND, STATE, INFO FROM information_schema.PROCESSLIST " \
 	"WHERE ID <> CONNECTION_ID()"
 
-static enum dbc_verdict check_shutdown(const struct gate_context *ctx, const struct dbc_rows *rows,
+static enum dbc_verdict check_shutdown(const struct dbc_gates *ctx, const struct dbc_rows *rows,
 				       char **reason)
 {
 	/* The variable may have been set since the server was looked at. */
@@ -199,7 +193,7 @@ static enum dbc_verdict check_shutdown(const struct gate_context *ctx, const str
  * and it has changed nothing, so nothing is logged. A session of its own, since the failure leaves
  * it in the XA transaction.
  */
-static enum dbc_verdict probe_commit_lock(const struct gate_context *ctx, char **reason)
+static enum dbc_verdict probe_commit_lock(const struct dbc_gates *ctx, char **reason)
 {
 	struct dbc_sql *probe;
 	char xid[64];
@@ -236,7 +230,7 @@ static enum dbc_verdict probe_commit_lock(const struct gate_context *ctx, char *
 }
 
 /* What the plugin METADATA_LOCK_INFO knows, when it is there: every stage of a backup. */
-static enum dbc_verdict ask_lock_plugin(const struct gate_context *ctx, char **reason)
+static enum dbc_verdict ask_lock_plugin(const struct dbc_gates *ctx, char **reason)
 {
 	struct dbc_rows rows;
 	unsigned int number;
@@ -260,8 +254,8 @@ static enum dbc_verdict ask_lock_plugin(const struct gate_context *ctx, char **r
 	return verdict;
 }
 
-static enum dbc_verdict check_backup_lock(const struct gate_context *ctx,
-					  const struct dbc_rows *rows, char **reason)
+static enum dbc_verdict check_backup_lock(const struct dbc_gates *ctx, const struct dbc_rows *rows,
+					  char **reason)
 {
 	for (size_t i = 0; i < rows->count; i++) {
 		char **row = rows->items[i];
@@ -279,7 +273,7 @@ static enum dbc_verdict check_backup_lock(const struct gate_context *ctx,
 
 /* ---- DDL ---- */
 
-static enum dbc_verdict check_ddl(const struct gate_context *ctx, const struct dbc_rows *rows,
+static enum dbc_verdict check_ddl(const struct dbc_gates *ctx, const struct dbc_rows *rows,
 				  char **reason)
 {
 	for (size_t i = 0; i < rows->count; i++) {
@@ -294,8 +288,8 @@ static enum dbc_verdict check_ddl(const struct gate_context *ctx, const struct d
 	return DBC_GATE_OPEN;
 }
 
-static enum dbc_verdict check_online_ddl(const struct gate_context *ctx,
-					 const struct dbc_rows *rows, char **reason)
+static enum dbc_verdict check_online_ddl(const struct dbc_gates *ctx, const struct dbc_rows *rows,
+					 char **reason)
 {
 	/* Hundredths of a percent of the in-place ALTER that runs; no row without InnoDB. */
 	if (!rows->count || !rows->items[0][1] || strcmp(rows->items[0][1], "0") == 0)
@@ -315,7 +309,7 @@ static const char *lookup(const struct dbc_rows *rows, const char *name)
 	return NULL;
 }
 
-static enum dbc_verdict check_galera(const struct gate_context *ctx, const struct dbc_rows *rows,
+static enum dbc_verdict check_galera(const struct dbc_gates *ctx, const struct dbc_rows *rows,
 				     char **reason)
 {
 	static const struct {
@@ -346,6 +340,69 @@ static enum dbc_verdict check_galera(const struct gate_context *ctx, const struc
 	return DBC_GATE_OPEN;
 }
 
+/* ---- replication lag, load ---- */
+
+/*
+ * Of one connection to a primary. Both threads stopped is somebody's decision: nothing falls
+ * further behind. A delay that is wanted (MASTER_DELAY) is no lag.
+ */
+static enum dbc_verdict check_replica(const struct dbc_gates *ctx, const struct dbc_rows *rows,
+				      size_t row, char **reason)
+{
+	const char *name = text_or(dbc_rows_cell(rows, row, "Connection_name"), "");
+	const char *receiver = text_or(dbc_rows_cell(rows, row, "Slave_IO_Running"), "?");
+	const char *applier = text_or(dbc_rows_cell(rows, row, "Slave_SQL_Running"), "?");
+	const char *behind = dbc_rows_cell(rows, row, "Seconds_Behind_Master");
+	const char *delay = dbc_rows_cell(rows, row, "SQL_Delay");
+	const char *space = *name ? " " : "";
+
+	if (strcmp(receiver, "No") == 0 && strcmp(applier, "No") == 0)
+		return DBC_GATE_OPEN;
+	if (!behind)
+		return say(reason, DBC_GATE_UNKNOWN,
+			   "nobody knows how far replication%s%s is behind: receiving is %s, "
+			   "applying is %s",
+			   space, name, receiver, applier);
+
+	long long lag = strtoll(behind, NULL, 10) - (delay ? strtoll(delay, NULL, 10) : 0);
+
+	if (lag <= (long long)ctx->limits.max_lag_s)
+		return DBC_GATE_OPEN;
+	return say(reason, DBC_GATE_HOLD,
+		   "replication%s%s is %lld s behind its primary; the limit is %u s", space, name,
+		   lag, ctx->limits.max_lag_s);
+}
+
+static enum dbc_verdict check_lag(const struct dbc_gates *ctx, const struct dbc_rows *rows,
+				  char **reason)
+{
+	for (size_t i = 0; ctx->limits.max_lag_s != DBC_NO_LIMIT && i < rows->count; i++) {
+		enum dbc_verdict verdict = check_replica(ctx, rows, i, reason);
+
+		if (verdict != DBC_GATE_OPEN)
+			return verdict;
+	}
+	return DBC_GATE_OPEN;
+}
+
+/* The statement that asks runs too, and is not counted. */
+static enum dbc_verdict check_load(const struct dbc_gates *ctx, const struct dbc_rows *rows,
+				   char **reason)
+{
+	if (ctx->limits.max_load == DBC_NO_LIMIT)
+		return DBC_GATE_OPEN;
+	if (!rows->count || !rows->items[0][1])
+		return say(reason, DBC_GATE_UNKNOWN, "the server does not tell Threads_running");
+
+	unsigned long running = strtoul(rows->items[0][1], NULL, 10);
+
+	running -= running > 0;
+	if (running <= ctx->limits.max_load)
+		return DBC_GATE_OPEN;
+	return say(reason, DBC_GATE_HOLD, "%lu statements run at this moment; the limit is %u",
+		   running, ctx->limits.max_load);
+}
+
 static const struct gate gates[] = {
 	{ "grants", "our account sees all sessions", NULL, check_grants },
 	{ "identity", "what answers is what is mapped", "SELECT @@version", check_identity },
@@ -363,6 +420,9 @@ static const struct gate gates[] = {
 	  "SELECT VARIABLE_NAME, VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS "
 	  "WHERE VARIABLE_NAME LIKE 'WSREP%'",
 	  check_galera },
+	{ "lag", "a replica is not too far behind", "SHOW ALL SLAVES STATUS", check_lag },
+	{ "load", "not too many statements run", "SHOW GLOBAL STATUS LIKE 'Threads_running'",
+	  check_load },
 };
 
 enum { GATE_COUNT = sizeof(gates) / sizeof(*gates) };
@@ -374,7 +434,7 @@ const char *dbc_verdict_name(enum dbc_verdict verdict)
 	return names[verdict];
 }
 
-static void gate_run(const struct gate *gate, const struct gate_context *ctx,
+static void gate_run(const struct gate *gate, const struct dbc_gates *ctx,
 		     struct dbc_gate_result *ret)
 {
 	struct dbc_rows rows = { 0 };
@@ -401,46 +461,42 @@ static bool gate_known(const char *name)
 }
 
 /* What the patch demands and this program does not know cannot be judged: unknown. */
-static void demanded_run(const struct pe_patch *patch, struct dbc_gate_report *report)
+static void demanded_run(const struct dbc_gates *ctx, struct dbc_gate_report *report)
 {
-	for (size_t i = 0; patch && i < patch->gate_count; i++) {
-		if (gate_known(patch->gates[i]))
+	for (size_t i = 0; i < ctx->demanded_count; i++) {
+		if (gate_known(ctx->demanded[i]))
 			continue;
 
 		struct dbc_gate_result *result = &report->items[report->count++];
 
-		*result = (struct dbc_gate_result){ .name = patch->gates[i],
+		*result = (struct dbc_gate_result){ .name = ctx->demanded[i],
 						    .about = "demanded by the patch" };
 		result->verdict = say(&result->reason, DBC_GATE_UNKNOWN,
-				      "the patch demands a gate that this version of dbcarectl "
-				      "does not know");
+				      "the patch demands a gate that this version does not know");
 	}
 }
 
-struct pe_error *dbc_gates_run(const struct dbc_server *server, const struct dbc_login *login,
-			       struct dbc_sql *sql, const struct pe_error *sql_error,
-			       const struct pe_patch *patch, struct dbc_gate_report *ret)
+struct pe_error *dbc_gates_run(const struct dbc_gates *ctx, struct dbc_gate_report *ret)
 {
-	size_t room = 1 + GATE_COUNT + (patch ? patch->gate_count : 0);
+	size_t room = 1 + GATE_COUNT + ctx->demanded_count;
 
 	*ret = (struct dbc_gate_report){ .items = calloc(room, sizeof(*ret->items)) };
 	if (!ret->items)
 		return pe_error_nomem();
 
-	struct gate_context ctx = { server, login, sql };
 	struct dbc_gate_result *connection = &ret->items[ret->count++];
 
 	*connection = (struct dbc_gate_result){ .name = "connection",
 						.about = "the server can be asked" };
-	if (!sql) {
+	if (!ctx->sql) {
 		connection->verdict = DBC_GATE_UNKNOWN;
-		connection->reason =
-			sql_error ? pe_error_text(sql_error) : strdup("there is no connection");
+		connection->reason = ctx->sql_error ? pe_error_text(ctx->sql_error)
+						    : strdup("there is no connection");
 	}
-	for (size_t i = 0; sql && i < GATE_COUNT; i++)
-		gate_run(&gates[i], &ctx, &ret->items[ret->count++]);
-	if (sql)
-		demanded_run(patch, ret);
+	for (size_t i = 0; ctx->sql && i < GATE_COUNT; i++)
+		gate_run(&gates[i], ctx, &ret->items[ret->count++]);
+	if (ctx->sql)
+		demanded_run(ctx, ret);
 	for (size_t i = ret->count; i-- > 0;) {
 		if (ret->items[i].verdict != DBC_GATE_OPEN)
 			ret->first = &ret->items[i];

@@ -123,8 +123,16 @@ static struct pe_error *run_gates(struct dbc_session *session, const struct pe_p
 
 	if (err || options->no_gates)
 		return err;
-	err = dbc_gates_run(&session->server, &session->login, session->sql, session->sql_error,
-			    patch, &ret->gates);
+
+	struct dbc_gates gates = { .server = &session->server,
+				   .login = &session->login,
+				   .sql = session->sql,
+				   .sql_error = session->sql_error,
+				   .limits = options->limits,
+				   .demanded = (const char *const *)patch->gates,
+				   .demanded_count = patch->gate_count };
+
+	err = dbc_gates_run(&gates, &ret->gates);
 	if (!err)
 		err = dbc_cancelled(options);
 	return err ? err : dbc_gates_error(&ret->gates);

@@ -34,6 +34,7 @@ void dbc_session_close(struct dbc_session *session);
 
 struct dbc_options {
 	bool no_gates;
+	struct dbc_limits limits;
 	uint64_t timeout_us;   /* how long to wait for a free moment; 0: the engine's own */
 	uint64_t max_pause_us; /* 0: no limit */
 	/*

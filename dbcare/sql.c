@@ -245,5 +245,15 @@ void dbc_rows_deinit(struct dbc_rows *rows)
 	for (size_t i = 0; i < rows->count; i++)
 		free(rows->items[i]);
 	free(rows->items);
+	free(rows->names);
 	*rows = (struct dbc_rows){ 0 };
+}
+
+const char *dbc_rows_cell(const struct dbc_rows *rows, size_t row, const char *column)
+{
+	for (size_t i = 0; i < rows->columns; i++) {
+		if (strcasecmp(rows->names[i], column) == 0)
+			return rows->items[row][i];
+	}
+	return NULL;
 }

@@ -25,6 +25,7 @@ struct dbc_login {
 };
 
 struct dbc_rows {
+	char **names;  /* of the columns */
 	char ***items; /* [row][column]; a NULL cell is SQL NULL */
 	size_t count, columns;
 };
@@ -48,5 +49,7 @@ struct pe_error *dbc_sql_query(struct dbc_sql *sql, const char *query, struct db
 /* The first cell of the first row; NULL in *ret when there is none. Owned by the caller. */
 struct pe_error *dbc_sql_value(struct dbc_sql *sql, const char *query, char **ret) pe_must_check;
 void dbc_rows_deinit(struct dbc_rows *rows);
+/* The cell in the column of that name; NULL: SQL NULL, or no such column. */
+const char *dbc_rows_cell(const struct dbc_rows *rows, size_t row, const char *column);
 
 #endif

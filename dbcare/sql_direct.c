@@ -197,15 +197,14 @@ unsigned long dbc_direct_id(const struct dbc_direct *direct)
 
 /* ---- queries ---- */
 
-static char **row_copy(MYSQL_RES *result, MYSQL_ROW row, size_t columns)
+/* One block: the pointers, then the text. */
+static char **row_copy(char *const *row, const unsigned long *lengths, size_t columns)
 {
-	unsigned long *lengths = mysql_fetch_lengths(result);
 	size_t bytes = 0;
 
 	for (size_t i = 0; i < columns; i++)
 		bytes += row[i] ? lengths[i] + 1 : 0;
 
-	/* One block a row: the pointers, then the text. */
 	char **copy = calloc(1, columns * sizeof(*copy) + bytes + 1);
 	char *text = copy ? (char *)(copy + columns) : NULL;
 
@@ -219,14 +218,34 @@ static char **row_copy(MYSQL_RES *result, MYSQL_ROW row, size_t columns)
 	return copy;
 }
 
+static char **names_copy(MYSQL_RES *result, size_t columns)
+{
+	const MYSQL_FIELD *fields = mysql_fetch_fields(result);
+	char **names = calloc(columns + 1, sizeof(*names)), **copy = NULL;
+	unsigned long *lengths = calloc(columns + 1, sizeof(*lengths));
+
+	for (size_t i = 0; names && lengths && i < columns; i++) {
+		names[i] = fields[i].name;
+		lengths[i] = fields[i].name_length;
+	}
+	if (names && lengths)
+		copy = row_copy(names, lengths, columns);
+	free(names);
+	free(lengths);
+	return copy;
+}
+
 static struct pe_error *rows_store(MYSQL_RES *result, struct dbc_rows *ret)
 {
 	ret->columns = mysql_num_fields(result);
+	ret->names = names_copy(result, ret->columns);
 	ret->items = calloc(mysql_num_rows(result) + 1, sizeof(*ret->items));
-	if (!ret->items)
+	if (!ret->items || !ret->names) {
+		dbc_rows_deinit(ret);
 		return pe_error_nomem();
+	}
 	for (MYSQL_ROW row; (row = mysql_fetch_row(result));) {
-		char **copy = row_copy(result, row, ret->columns);
+		char **copy = row_copy(row, mysql_fetch_lengths(result), ret->columns);
 
 		if (!copy) {
 			dbc_rows_deinit(ret);

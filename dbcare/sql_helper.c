@@ -214,6 +214,8 @@ static bool send_answer(const struct pe_error *err, unsigned int number,
 	put_number(out, number);
 	put_number(out, (uint32_t)rows->columns);
 	put_number(out, (uint32_t)rows->count);
+	for (size_t j = 0; j < rows->columns; j++)
+		put_text(out, rows->names[j]);
 	for (size_t i = 0; i < rows->count; i++) {
 		for (size_t j = 0; j < rows->columns; j++)
 			put_text(out, rows->items[i][j]);
@@ -290,6 +292,31 @@ static struct pe_error *error_silent(void)
 	return pe_error_new(PE_ERR_HELD, "the helper in the container does not answer as it must");
 }
 
+/* In one block, as all rows are; NULL: not received. */
+static char **get_row(int fd, size_t columns, size_t *left)
+{
+	pe_auto_free char **cells = calloc(columns + 1, sizeof(*cells));
+	size_t bytes = 0;
+	bool ok = cells != NULL;
+
+	for (size_t j = 0; ok && j < columns; j++) {
+		ok = get_text(fd, &cells[j], left);
+		bytes += ok && cells[j] ? strlen(cells[j]) + 1 : 0;
+	}
+
+	char **row = ok ? calloc(1, columns * sizeof(*row) + bytes + 1) : NULL;
+	char *text = row ? (char *)(row + columns) : NULL;
+
+	for (size_t j = 0; cells && j < columns; j++) {
+		if (row && cells[j]) {
+			row[j] = strcpy(text, cells[j]);
+			text += strlen(text) + 1;
+		}
+		free(cells[j]);
+	}
+	return row;
+}
+
 static bool get_rows(int fd, struct dbc_rows *ret, size_t *left)
 {
 	uint32_t columns, count;
@@ -297,33 +324,21 @@ static bool get_rows(int fd, struct dbc_rows *ret, size_t *left)
 	if (!get_number(fd, &columns) || !get_number(fd, &count) || columns > COLUMNS_MAX ||
 	    count > ROWS_MAX || (count && !columns))
 		return false;
+	ret->names = get_row(fd, columns, left);
+	for (size_t j = 0; ret->names && j < columns; j++) {
+		if (!ret->names[j])
+			return false;
+	}
 	ret->columns = columns;
 	ret->items = calloc(count + 1UL, sizeof(*ret->items));
-	for (size_t i = 0; ret->items && i < count; i++) {
-		pe_auto_free char **cells = calloc(columns, sizeof(*cells));
-		size_t bytes = 0;
-		bool ok = cells != NULL;
+	for (size_t i = 0; ret->names && ret->items && i < count; i++) {
+		char **row = get_row(fd, columns, left);
 
-		for (size_t j = 0; ok && j < columns; j++) {
-			ok = get_text(fd, &cells[j], left);
-			bytes += ok && cells[j] ? strlen(cells[j]) + 1 : 0;
-		}
-		/* One block a row, as all rows are. */
-		char **row = ok ? calloc(1, columns * sizeof(*row) + bytes + 1) : NULL;
-		char *text = row ? (char *)(row + columns) : NULL;
-
-		for (size_t j = 0; cells && j < columns; j++) {
-			if (row && cells[j]) {
-				row[j] = strcpy(text, cells[j]);
-				text += strlen(text) + 1;
-			}
-			free(cells[j]);
-		}
 		if (!row)
 			return false;
 		ret->items[ret->count++] = row;
 	}
-	return ret->items != NULL;
+	return ret->names && ret->items;
 }
 
 static bool known_code(uint32_t code)

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fnmatch.h>
+#include <limits.h>
 #include <ini.h>
 #include <stdio.h>
 #include <string.h>
@@ -113,6 +114,29 @@ static bool set_number(void *field, const char *value)
 	return !errno && (!*value || end != value) && !*end && *value != '-' && number <= INT32_MAX;
 }
 
+static bool no_limit(void *field, const char *value)
+{
+	*(unsigned int *)field = UINT_MAX;
+	return !*value || strcasecmp(value, "none") == 0;
+}
+
+static bool set_limit(void *field, const char *value)
+{
+	return no_limit(field, value) || set_number(field, value);
+}
+
+static bool set_lag(void *field, const char *value)
+{
+	uint64_t seconds = 0;
+
+	if (no_limit(field, value))
+		return true;
+	if (!agent_parse_duration(value, &seconds) || seconds > INT32_MAX)
+		return false;
+	*(unsigned int *)field = (unsigned int)seconds;
+	return true;
+}
+
 static bool set_port(void *field, const char *value)
 {
 	return set_number(field, value) && *(unsigned int *)field < 65536;
@@ -164,6 +188,8 @@ static const struct {
 	{ "CHECK_INTERVAL", FIELD(check_interval_s), set_interval, "a time such as 4h" },
 	{ "SCAN_INTERVAL", FIELD(scan_interval_s), set_interval, "a time such as 10s" },
 	{ "MAX_PAUSE", FIELD(max_pause_us), set_pause, "milliseconds" },
+	{ "MAX_LAG", FIELD(max_lag_s), set_lag, "a time such as 60s, or none" },
+	{ "MAX_LOAD", FIELD(max_load), set_limit, "a number of statements, or none" },
 	{ "PROXY", FIELD(proxy), set_text, "a URL" },
 	{ "NO_PROXY", FIELD(no_proxy), set_text, "names, comma between" },
 	{ "CA_FILE", FIELD(ca_file), set_text, "a file" },
@@ -227,6 +253,8 @@ struct pe_error *agent_settings_read(const char *path, struct agent_settings *re
 		.auto_update = true,
 		.check_interval_s = 4 * HOUR,
 		.scan_interval_s = 10,
+		.max_lag_s = 60,
+		.max_load = UINT_MAX,
 	};
 	pe_auto_file FILE *in = fopen(path, "re");
 	struct stat st;

@@ -30,6 +30,8 @@ struct agent_settings {
 	uint64_t check_interval_s;
 	uint64_t scan_interval_s;
 	uint64_t max_pause_us;	   /* 0: no limit */
+	unsigned int max_lag_s;	   /* of a replica; UINT_MAX: no limit */
+	unsigned int max_load;	   /* statements that run; UINT_MAX: no limit */
 	char *proxy;		   /* NULL: as the environment says */
 	char *no_proxy;		   /* names that need none; NULL: as the environment says */
 	char *ca_file;		   /* who may vouch for an HTTPS server; NULL: as the system says */

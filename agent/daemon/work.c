@@ -217,6 +217,16 @@ static json_t *patch_request(const struct agent_target *target, const struct age
 	return request;
 }
 
+/* Somebody ends the server meanwhile: what it did not answer says nothing about a patch. */
+static bool is_leaving(struct agent_target *target)
+{
+	pe_auto_error struct pe_error *err = target->gone ? NULL : look(target);
+
+	return target->gone || state_is(target, "stopping") ||
+	       (err && (err->code == PE_ERR_DIED || err->code == PE_ERR_NO_TARGET) &&
+		!agent_patcher_died(err));
+}
+
 /* What went wrong after the switch; the patch is then taken back. */
 static struct pe_error *verify(struct agent_target *target, struct agent_visit *visit,
 			       const json_t *answer)
@@ -225,9 +235,15 @@ static struct pe_error *verify(struct agent_target *target, struct agent_visit *
 	const char *wrong = json_string_value(json_object_get(result, "threads_wrong"));
 
 	target->doing = "verifying";
-	if (wrong)
-		return pe_error_new(PE_ERR_VERIFY, "%s", wrong);
-	return target->provider->after ? target->provider->after(visit) : NULL;
+
+	struct pe_error *err = wrong ? pe_error_new(PE_ERR_VERIFY, "%s", wrong) : NULL;
+
+	if (!err && target->provider->after)
+		err = target->provider->after(visit);
+	if (!err || !is_leaving(target))
+		return err;
+	pe_error_free(err);
+	return pe_error_new(PE_ERR_DIED, "the server ended before the patch was verified");
 }
 
 static struct pe_error *take_back(struct agent_target *target, const char *name,
@@ -290,14 +306,16 @@ static struct pe_error *switch_and_verify(struct agent_target *target,
 	if (!err)
 		tell_applied(target, offer, answer);
 	json_decref(answer);
-	return err && !target->gone ? take_back(target, offer->name, err) : err;
+	return err && err->code != PE_ERR_DIED ? take_back(target, offer->name, err) : err;
 }
 
+/* @gates: what the patch demands of them. */
 static struct pe_error *visit_and_apply(struct agent_target *target,
-					const struct agent_offer *offer, int patch)
+					const struct agent_offer *offer, int patch,
+					const json_t *gates)
 {
 	struct agent *agent = target->agent;
-	struct agent_visit visit = { .settings = &agent->settings, .door = -1 };
+	struct agent_visit visit = { .settings = &agent->settings, .gates = gates, .door = -1 };
 	json_t *answer = NULL, *info = json_incref(target->info);
 	struct pe_error *err = NULL;
 
@@ -331,13 +349,14 @@ static struct pe_error *apply_offer(struct agent_target *target, const struct ag
 		return pe_error_errno(errno, "cannot read %s", offer->file);
 	/* Before anybody is asked or any hook runs: does it fit, and is it signed? */
 	err = agent_ask(agent, patch_request(target, offer, "plan"), patch, &answer, NULL);
-	json_decref(answer);
 	if (err && err->code == PE_ERR_POLICY)
 		agent->counts.signature_failures++;
 	if (!err)
 		err = agent_hooks_run("pre-apply", target, offer->name, NULL);
 	if (!err)
-		err = visit_and_apply(target, offer, patch);
+		err = visit_and_apply(target, offer, patch,
+				      json_object_get(json_object_get(answer, "patch"), "gates"));
+	json_decref(answer);
 	return err;
 }
 
@@ -371,7 +390,11 @@ static int apply_pass(struct agent_target *target, const struct agent_offer *cho
 
 	target->doing = NULL;
 	if (err && err->code != PE_ERR_NOTHING) {
-		wait = hold_error(target, offer->name, err);
+		bool leaving = is_leaving(target);
+
+		wait = leaving ? STOP_MS : hold_error(target, offer->name, err);
+		if (leaving)
+			pe_error_free(err);
 	} else {
 		if (!err) {
 			pe_auto_error struct pe_error *hook =

@@ -178,9 +178,14 @@ static struct pe_error *do_patch(const json_t *request, int fd, bool apply, json
 	if (signer)
 		json_object_set_new(answer, "signer", json_string(signer));
 	if (patch) {
+		json_t *gates = json_array();
+
+		for (size_t i = 0; i < patch->gate_count; i++)
+			json_array_append_new(gates, json_string(patch->gates[i]));
 		json_object_set_new(answer, "patch",
-				    json_pack("{s:s, s:I, s:s}", "name", patch->name, "level",
-					      (json_int_t)patch->level, "kind", patch->kind));
+				    json_pack("{s:s, s:I, s:s, s:o}", "name", patch->name, "level",
+					      (json_int_t)patch->level, "kind", patch->kind,
+					      "gates", gates));
 		pe_patch_free(patch);
 	}
 	if (result)

@@ -67,10 +67,16 @@ static void fill_login(struct baseline *base, const struct agent_visit *visit)
 struct pe_error *db_before(struct agent_visit *visit)
 {
 	struct baseline *base = calloc(1, sizeof(*base));
-	struct dbc_gate_report gates = { 0 };
+	size_t demanded = json_array_size(visit->gates);
+	pe_auto_free const char **names = calloc(demanded + 1, sizeof(*names));
+	struct dbc_gate_report report = { 0 };
 
-	if (!base)
+	if (!base || !names) {
+		free(base);
 		return pe_error_nomem();
+	}
+	for (size_t i = 0; i < demanded; i++)
+		names[i] = json_string_value(json_array_get(visit->gates, i));
 	visit->baseline = base;
 	fill_server(base, visit);
 	fill_login(base, visit);
@@ -78,12 +84,19 @@ struct pe_error *db_before(struct agent_visit *visit)
 	pe_auto_free char *notes = NULL;
 	pe_auto_error struct pe_error *closed =
 		dbc_sql_open(&base->server, &base->login, &base->kept, &notes);
-	struct pe_error *err =
-		dbc_gates_run(&base->server, &base->login, base->kept, closed, NULL, &gates);
+	struct dbc_gates gates = { .server = &base->server,
+				   .login = &base->login,
+				   .sql = base->kept,
+				   .sql_error = closed,
+				   .limits = { visit->settings->max_lag_s,
+					       visit->settings->max_load },
+				   .demanded = names,
+				   .demanded_count = demanded };
+	struct pe_error *err = dbc_gates_run(&gates, &report);
 
 	if (!err)
-		err = dbc_gates_error(&gates);
-	dbc_gate_report_deinit(&gates);
+		err = dbc_gates_error(&report);
+	dbc_gate_report_deinit(&report);
 	return err ? err : dbc_baseline_take(base->kept, &base->before);
 }
 

@@ -60,7 +60,9 @@ enum {
 	KEY_DRY_RUN,
 	KEY_REPLACE,
 	KEY_ALL,
-	KEY_CLUSTER_SIZE
+	KEY_CLUSTER_SIZE,
+	KEY_MAX_LAG,
+	KEY_MAX_LOAD
 };
 
 static uint64_t parse_number(const char *text, double scale, struct argp_state *state)
@@ -73,6 +75,20 @@ static uint64_t parse_number(const char *text, double scale, struct argp_state *
 	if (errno || end == text || *end || !(value > 0) || value * scale > 1e15)
 		argp_error(state, "'%s' is no number above zero", text);
 	return (uint64_t)(value * scale);
+}
+
+static unsigned int parse_limit(const char *text, struct argp_state *state)
+{
+	char *end;
+
+	if (strcmp(text, "none") == 0)
+		return DBC_NO_LIMIT;
+	errno = 0;
+	unsigned long value = strtoul(text, &end, 10);
+
+	if (errno || end == text || *end || *text == '-' || value >= DBC_NO_LIMIT)
+		argp_error(state, "'%s' is no number, nor none", text);
+	return (unsigned int)value;
 }
 
 static error_t change_parse(int key, char *arg, struct argp_state *state)
@@ -99,6 +115,12 @@ static error_t change_parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case KEY_MAX_PAUSE:
 		change->options.max_pause_us = parse_number(arg, 1e3, state);
+		return 0;
+	case KEY_MAX_LAG:
+		change->options.limits.max_lag_s = parse_limit(arg, state);
+		return 0;
+	case KEY_MAX_LOAD:
+		change->options.limits.max_load = parse_limit(arg, state);
 		return 0;
 	case KEY_NO_GATES:
 		change->options.no_gates = true;
@@ -439,6 +461,14 @@ static int run_change(struct cli_change *change)
 			"Refuse when the predicted pause is longer" \
 	}
 
+#define OPTION_LIMITS                                                                          \
+	{ "max-lag", KEY_MAX_LAG, "SECONDS", 0,                                                \
+	  "Hold when a replica is further behind its primary (default 60; none: no matter)" }, \
+	{                                                                                      \
+		"max-load", KEY_MAX_LOAD, "N", 0,                                              \
+			"Hold while more than N statements run (default none)"                 \
+	}
+
 static const struct argp_child change_children[] = { { &cli_login_argp },
 						     { &cli_common_argp },
 						     { 0 } };
@@ -446,7 +476,7 @@ static const struct argp_child change_children[] = { { &cli_login_argp },
 int cmd_check(int argc, char **argv)
 {
 	static const struct argp_option options[] = {
-		OPTION_NO_GATES, OPTION_MAX_PAUSE, OPTION_REPLACE, { 0 }
+		OPTION_NO_GATES, OPTION_LIMITS, OPTION_MAX_PAUSE, OPTION_REPLACE, { 0 }
 	};
 	static const struct argp argp = {
 		options, change_parse, "FILE [TARGET]",
@@ -464,7 +494,7 @@ int cmd_check(int argc, char **argv)
 		"now, 5 the patch is not for this server.\n",
 		change_children
 	};
-	struct cli_change change = { .check = true };
+	struct cli_change change = { .check = true, .options.limits = DBC_LIMITS_USUAL };
 
 	argp_parse(&argp, argc, argv, 0, NULL, &change);
 	return run_change(&change);
@@ -478,6 +508,7 @@ int cmd_apply(int argc, char **argv)
 		  "How long to wait for a moment when no thread is in the way (default 30), and "
 		  "for a cluster to be whole (default 60)" },
 		OPTION_NO_GATES,
+		OPTION_LIMITS,
 		OPTION_MAX_PAUSE,
 		OPTION_REPLACE,
 		{ "all", KEY_ALL, NULL, 0,
@@ -512,7 +543,7 @@ int cmd_apply(int argc, char **argv)
 		"this server, 6 applied, but not verified and not taken back.\n",
 		change_children
 	};
-	struct cli_change change = { 0 };
+	struct cli_change change = { .options.limits = DBC_LIMITS_USUAL };
 
 	argp_parse(&argp, argc, argv, 0, NULL, &change);
 	return run_change(&change);

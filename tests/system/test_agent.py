@@ -96,9 +96,12 @@ def test_agent_patches_a_server_and_patches_it_again_after_each_restart(new_serv
     agent.offer(levels[1])
     agent.start()
     agent.wait_level(server, 1)
-    restarts = int(os.environ.get("DBCARE_TESTS_RESTARTS", 500 if LONG else 4))
+    restarts = int(os.environ.get("DBCARE_TESTS_RESTARTS", 500 if LONG else 5))
     seen = []
     for n in range(restarts):
+        # Every third time while the agent still verifies.
+        if n % 3:
+            wait_until(lambda: f"(pid {server.pid}) patch=rnd level=1" in agent.log(), 60, "applied")
         if n % 5 == 3:
             server.kill()  # as the OOM killer does: no crash of its own
             server.start()
@@ -109,7 +112,9 @@ def test_agent_patches_a_server_and_patches_it_again_after_each_restart(new_serv
         except AssertionError as error:
             raise AssertionError(f"restart {n} of {restarts}: {error}\n{agent.log()[-5000:]}")
     told = [int(x) for x in re.findall(r"after_ready_ms=(\d+)", agent.log())]
-    assert len(told) == restarts + 1, agent.log()
+    # Somebody who ends a server meanwhile says nothing about the patch.
+    assert not re.search(r"(?m)^care-agent: (verification-failed|held|reverted) ", agent.log()), \
+        agent.log()
     tell_times("from the first answered query to patched, as a client sees it", seen)
     tell_times("from ready to patched and verified, as the agent tells", told[1:])
 
