@@ -3,8 +3,8 @@
 
 #include <errno.h>
 #include <fnmatch.h>
-#include <limits.h>
 #include <ini.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>

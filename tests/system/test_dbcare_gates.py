@@ -287,3 +287,75 @@ def test_asking_takes_milliseconds(server, patch, least):
     for _ in range(5):
         gates(server, patch, *least, expect=0)
     assert time.monotonic() - begin < 2.5
+
+
+# ---- limits: replication lag, load
+
+@pytest.fixture
+def pair(new_server):
+    """(primary, replica): replication over loopback, as it runs."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    primary = new_server(options=["--skip-networking=0", "--bind-address=127.0.0.1",
+                                  f"--port={port}", "--server-id=1", "--log-bin=bin"])
+    replica = new_server(options=["--server-id=2"])
+    primary.sql("CREATE USER replica@'127.0.0.1' IDENTIFIED BY 'secret'")
+    primary.sql("GRANT REPLICATION SLAVE ON *.* TO replica@'127.0.0.1'")
+    primary.sql("CREATE TABLE test.lag (n INT PRIMARY KEY)")
+    file, position = primary.sql("SHOW MASTER STATUS")[0][:2]
+    replica.sql("CREATE TABLE test.lag (n INT PRIMARY KEY)")
+    replica.sql(f"CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={port}, "
+                "MASTER_USER='replica', MASTER_PASSWORD='secret', "
+                f"MASTER_LOG_FILE='{file}', MASTER_LOG_POS={position}")
+    replica.sql("START SLAVE")
+    primary.sql("INSERT INTO test.lag VALUES (1)")
+    wait_until(lambda: replica.sql("SELECT * FROM test.lag"), 60, "replication")
+    return primary, replica
+
+
+def test_a_replica_that_is_too_far_behind_holds_until_it_has_caught_up(pair, patch):
+    primary, replica = pair
+    assert gates(replica, patch)["lag"]["verdict"] == "ok"
+    connection = replica.connect()
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("INSERT INTO lag VALUES (2)")  # what the primary writes next waits for this
+    primary.sql("INSERT INTO test.lag VALUES (2)")
+
+    def behind():
+        verdict = gates(replica, patch, "--max-lag=1")["lag"]
+        return verdict["verdict"] == "hold" and verdict["reason"]
+
+    reason = wait_until(behind, 60, "the gate to hold")
+    assert "s behind its primary; the limit is 1 s" in reason
+    assert "behind its primary" in held(replica, patch, "lag", "--max-lag=1")
+    # A minute is the usual limit.
+    assert gates(replica, patch)["lag"]["verdict"] == "ok"
+    connection.rollback()
+    connection.close()
+    wait_until(lambda: len(replica.sql("SELECT * FROM test.lag")) == 2, 60, "replication")
+    wait_until(lambda: gates(replica, patch, "--max-lag=1")["lag"]["verdict"] == "ok", 60, "the end")
+
+
+def test_replication_of_which_one_half_has_stopped_holds_and_a_stopped_one_does_not(pair, patch):
+    primary, replica = pair
+    replica.sql("STOP SLAVE SQL_THREAD")
+    assert "applying is No" in held(replica, patch, "lag")
+    assert gates(replica, patch, "--max-lag=none")["lag"]["verdict"] == "ok"
+    replica.sql("STOP SLAVE")
+    assert gates(replica, patch)["lag"]["verdict"] == "ok"
+
+
+def test_more_statements_than_the_limit_hold(server, patch):
+    with contextlib.ExitStack() as stack:
+        for n in range(4):
+            stack.enter_context(in_background(server, "SELECT SLEEP(300)"))
+        wait_until(lambda: int(
+            server.sql("SHOW GLOBAL STATUS LIKE 'Threads_running'")[0][1]) >= 5, 30, "the load")
+        assert "statements run at this moment; the limit is 3" in held(server, patch, "load",
+                                                                       "--max-load=3")
+        assert gates(server, patch)["load"]["verdict"] == "ok"
+        assert gates(server, patch, "--max-load=100")["load"]["verdict"] == "ok"
+    refused = care("dbcarectl", "check", patch, server.pid, "--max-load=many", expect=1)
+    assert "'many' is no number, nor none" in refused.err
