@@ -9,6 +9,7 @@ import tempfile
 import time
 
 from harness import CACHE, TOP, care, program, run
+from patchfile import seal
 
 PASSPHRASE = "correct horse battery staple"
 NPM = ("@tufjs/repo-mock@5.0.0", "tuf-js@6.0.0")
@@ -149,7 +150,7 @@ def write_patch(folder, name=None, build_id=None, level=None, second=False):
             data = data.replace(old, new)
     path = os.path.join(folder, f"{name or 'sample'}-{build_id or 'x'}-{level or 3}.cpatch")
     with open(path, "wb") as file:
-        file.write(data)
+        file.write(seal(data))
     return path
 
 

@@ -14,6 +14,7 @@ import urllib.parse
 import pytest
 
 from harness import LONG, care, program, run
+from patchfile import seal
 from repository import Host, Nginx, Repository, node, write_patch
 
 TARGET = "main/db/7a14d39c/3-cve-2026-49261.cpatch"
@@ -102,7 +103,7 @@ def test_adding_twice_is_nothing_and_changed_contents_are_refused(repo, tmp_path
     with open(patch, "rb") as file:
         data = file.read()
     with open(patch, "wb") as file:
-        file.write(data.replace(b"libssl.so.3", b"libssl.so.4"))
+        file.write(seal(data.replace(b"libssl.so.3", b"libssl.so.4")))
     assert "other contents" in repo.care("add", patch, expect=5).text
 
 
