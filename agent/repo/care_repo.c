@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "agent/repo/care_repo.h"
+#include "agent/repo/options.h"
 #include "engine/cleanup.h"
 
 const char *argp_program_version = "care-repo (DatabaseCare) " CARE_VERSION;
@@ -58,6 +59,26 @@ static const struct argp_option option_table[] = {
 	{ 0 },
 };
 
+#define FIELD(name) offsetof(struct care_repo_options, name)
+
+static const struct repo_option fields[] = {
+	{ 'r', REPO_OPTION_TEXT, FIELD(repo) },
+	{ KEY_PASSPHRASE_FILE, REPO_OPTION_TEXT, FIELD(passphrase_file) },
+	{ 'f', REPO_OPTION_TEXT, FIELD(feed) },
+	{ KEY_REASON, REPO_OPTION_TEXT, FIELD(reason) },
+	{ 't', REPO_OPTION_TEXT, FIELD(type) },
+	{ KEY_ROOT_KEYS, REPO_OPTION_FEW, FIELD(root_keys) },
+	{ KEY_ROOT_THRESHOLD, REPO_OPTION_FEW, FIELD(root_threshold) },
+	{ KEY_PUBLIC, REPO_OPTION_TEXT, FIELD(public) },
+	{ KEY_KEY, REPO_OPTION_TEXT, FIELD(key) },
+	{ KEY_NO_PASSPHRASE, REPO_OPTION_FLAG, FIELD(no_passphrase) },
+	{ KEY_TIMESTAMP, REPO_OPTION_FLAG, FIELD(timestamp) },
+	{ KEY_DRY_RUN, REPO_OPTION_FLAG, FIELD(dry_run) },
+	{ 'j', REPO_OPTION_FLAG, FIELD(json) },
+	{ 'q', REPO_OPTION_FLAG, FIELD(quiet) },
+	{ 0 },
+};
+
 static const char doc[] =
 	"Makes and signs a repository of patches: a folder of static files for any web server."
 	"\v"
@@ -94,16 +115,6 @@ struct input {
 	care_repo_command *run;
 };
 
-static unsigned int count_argument(const char *arg, const char *option, struct argp_state *state)
-{
-	char *end;
-	unsigned long n = strtoul(arg, &end, 10);
-
-	if (*end || n < 1 || n > 16)
-		argp_error(state, "%s wants a number from 1 to 16", option);
-	return (unsigned int)n;
-}
-
 static void take_command(struct input *input, const char *arg, struct argp_state *state)
 {
 	size_t count = (size_t)(state->argc - state->next);
@@ -130,49 +141,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	struct input *input = state->input;
 	struct care_repo_options *options = input->options;
 
+	if (repo_option_take(fields, options, key, arg, state))
+		return 0;
 	switch (key) {
-	case 'r':
-		options->repo = arg;
-		return 0;
-	case KEY_PASSPHRASE_FILE:
-		options->passphrase_file = arg;
-		return 0;
-	case 'f':
-		options->feed = arg;
-		return 0;
-	case KEY_REASON:
-		options->reason = arg;
-		return 0;
-	case 't':
-		options->type = arg;
-		return 0;
-	case KEY_ROOT_KEYS:
-		options->root_keys = count_argument(arg, "--root-keys", state);
-		return 0;
-	case KEY_ROOT_THRESHOLD:
-		options->root_threshold = count_argument(arg, "--root-threshold", state);
-		return 0;
-	case KEY_NO_PASSPHRASE:
-		options->no_passphrase = true;
-		return 0;
-	case KEY_TIMESTAMP:
-		options->timestamp = true;
-		return 0;
-	case KEY_PUBLIC:
-		options->public = arg;
-		return 0;
-	case KEY_KEY:
-		options->key = arg;
-		return 0;
-	case KEY_DRY_RUN:
-		options->dry_run = true;
-		return 0;
-	case 'j':
-		options->json = true;
-		return 0;
-	case 'q':
-		options->quiet = true;
-		return 0;
 	case ARGP_KEY_ARG:
 		take_command(input, arg, state);
 		return 0;

@@ -10,6 +10,7 @@
 
 #include "agent/repo/fetch.h"
 #include "agent/repo/json.h"
+#include "agent/repo/options.h"
 #include "agent/repo/store.h"
 #include "agent/repo/tuf.h"
 #include "engine/cleanup.h"
@@ -38,6 +39,18 @@ static const struct argp_option option_table[] = {
 	{ "target-dir", KEY_TARGET_DIR, "DIR", 0, "Folder that downloads go to", 2 },
 	{ "json", 'j', NULL, 0, "Print the result (errors too) as JSON", 90 },
 	{ "quiet", 'q', NULL, 0, "Print errors only", 90 },
+	{ 0 },
+};
+
+#define FIELD(name) offsetof(struct options, name)
+
+static const struct repo_option fields[] = {
+	{ KEY_DIR, REPO_OPTION_TEXT, FIELD(dir) },
+	{ KEY_URL, REPO_OPTION_TEXT, FIELD(url) },
+	{ KEY_TARGETS_URL, REPO_OPTION_TEXT, FIELD(targets_url) },
+	{ KEY_TARGET_DIR, REPO_OPTION_TEXT, FIELD(target_dir) },
+	{ 'j', REPO_OPTION_FLAG, FIELD(json) },
+	{ 'q', REPO_OPTION_FLAG, FIELD(quiet) },
 	{ 0 },
 };
 
@@ -95,27 +108,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct options *options = state->input;
 
+	if (repo_option_take(fields, options, key, arg, state))
+		return 0;
 	switch (key) {
-	case KEY_DIR:
-		options->dir = arg;
-		return 0;
-	case KEY_URL:
-		options->url = arg;
-		return 0;
 	case KEY_NAME:
 		options->names[options->name_count++] = arg;
-		return 0;
-	case KEY_TARGETS_URL:
-		options->targets_url = arg;
-		return 0;
-	case KEY_TARGET_DIR:
-		options->target_dir = arg;
-		return 0;
-	case 'j':
-		options->json = true;
-		return 0;
-	case 'q':
-		options->quiet = true;
 		return 0;
 	case ARGP_KEY_ARG:
 		take_argument(options, arg, state);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Inside of the client: what client.c (refresh), search.c (delegations) and download.c share. */
+/* Inside of the client: what client.c, top_roles.c, target_roles.c, search.c and download.c share.
+ */
 #ifndef AGENT_REPO_CLIENT_H
 #define AGENT_REPO_CLIENT_H
 
@@ -85,6 +86,29 @@ struct pe_error *client_expired(const struct tuf_client *client,
 struct pe_error *client_check_reply(const struct tuf_client *client,
 				    const struct tuf_reply *reply) pe_must_check;
 
+/* The signed length, or when there is none (or one beyond reason) @limit. */
+size_t client_length_or(const json_t *meta, size_t limit);
+
+/* ---- top_roles.c ---- */
+
+/* Remembers which ETag the trusted timestamp came with; no role's file can have this name. */
+#define CLIENT_ETAG_FILE ".etag"
+
+/* Verifies a top-level role against the trusted root. */
+struct pe_error *client_verify_top(const struct tuf_client *client, const struct tuf_metadata *md,
+				   const char *what) pe_must_check;
+/* One step each: what is to be asked for, and what was answered. */
+struct pe_error *client_answer_root(struct tuf_client *client,
+				    const struct tuf_reply *reply) pe_must_check;
+struct pe_error *client_next_timestamp(struct tuf_client *client) pe_must_check;
+struct pe_error *client_answer_timestamp(struct tuf_client *client,
+					 const struct tuf_reply *reply) pe_must_check;
+struct pe_error *client_next_snapshot(struct tuf_client *client) pe_must_check;
+struct pe_error *client_answer_snapshot(struct tuf_client *client,
+					const struct tuf_reply *reply) pe_must_check;
+
+/* ---- target_roles.c ---- */
+
 /* A role that was loaded, or NULL. */
 struct loaded_role *client_role(const struct tuf_client *client, const char *name);
 /*
@@ -98,6 +122,8 @@ struct pe_error *client_role_load(struct tuf_client *client, const char *name,
 struct pe_error *client_role_answer(struct tuf_client *client, const char *name,
 				    struct loaded_role *parent, const struct tuf_reply *reply,
 				    struct loaded_role **ret) pe_must_check;
+
+/* ---- search.c ---- */
 
 struct pe_error *client_search_next(struct tuf_client *client) pe_must_check;
 struct pe_error *client_search_answer(struct tuf_client *client,

@@ -87,6 +87,15 @@ def test_a_wrong_or_missing_passphrase_is_refused_and_nothing_is_written(repo, t
     assert os.listdir(os.path.join(repo.public, "targets")) == []
 
 
+def test_a_command_line_that_makes_no_sense_is_refused_by_name(tmp_path):
+    for args, words in ((("--root-keys", "17", "init"), '"17" is no number from 1 to 16'),
+                        (("--root-keys", "2", "--root-threshold", "3", "init"), "threshold of 3"),
+                        (("add",), "add of what?"), (("status", "x"), "does not take"),
+                        (("sing",), 'no command "sing"'), ((), "which command?"),
+                        (("sign", "x.json"), "which --key?")):
+        assert words in care("care-repo", "--repo", tmp_path, *args, expect=1).text
+
+
 def test_what_is_no_patch_is_not_added(repo, tmp_path):
     bad = tmp_path / "bad.cpatch"
     bad.write_bytes(b"\x7fELF" + b"\0" * 100)

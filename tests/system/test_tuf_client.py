@@ -125,6 +125,39 @@ KEPT = {"timestamp": {"root": 1}, "snapshot": {"root": 1, "timestamp": 1},
         "targets": {"root": 1, "timestamp": 1, "snapshot": 1}}
 
 
+def test_what_other_publishers_write_is_understood(setup):
+    """As tuf-on-ci and sigstore have it: own fields everywhere, key ids that are no hashes of what the
+    keys say now, the old key type of ECDSA, signatures that are still empty, an older version of the
+    specification, and a role that two may sign and one has signed."""
+    repo, server, client = setup(Repo("ecdsa"))
+    own = {"x-tuf-on-ci-expiry-period": 7300, "x-tuf-on-ci-signing-period": 60}
+    repo.delegate("targets", "signed", ("signed/*", "signed/*/*"), terminating=True, kind="ecdsa")
+    repo.targets["delegations"]["roles"][0]["keyids"].append("0" * 64)
+    repo.targets["delegations"]["keys"]["0" * 64] = dict(Key("ecdsa").json, **{
+        "x-tuf-on-ci-keyowner": "@somebody"})
+    for part in (repo.root, repo.root["roles"]["snapshot"], repo.root["roles"]["timestamp"],
+                 repo.targets, repo.roles["signed"]):
+        part.update(own)
+    for body in repo.roles.values():
+        body["spec_version"] = "1.0.31"
+    for key in repo.root["keys"].values():
+        key.update({"x-tuf-on-ci-online-uri": "kms:key/1", "keyid_hash_algorithms": ["md5"],
+                    "keytype": "ecdsa-sha2-nistp256"})
+    repo.add_target("signed", "signed/a/file", b"contents")
+
+    def sign_for_some(data):
+        file = json.loads(data)
+        file["signatures"].insert(0, {"keyid": "0" * 64, "sig": ""})
+        return json.dumps(file).encode()
+
+    repo.tamper["signed"] = sign_for_some
+    repo.publish_root()
+    repo.update_snapshot()
+    assert client.download("signed/a/file") == 0, client.last
+    assert client.downloaded() == {"signed/a/file": b"contents"}
+    assert client.version("root") == 2
+
+
 @pytest.mark.parametrize("role", KEPT)
 def test_a_role_without_a_good_signature_is_refused(setup, role):
     repo, server, client = setup()
