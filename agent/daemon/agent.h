@@ -190,9 +190,12 @@ void agent_check_new_build(struct agent *agent, const char *product, const char 
 
 /* Brings metadata and CACHE_DIR/offers.json up to date. */
 struct pe_error *agent_repository_ask(struct agent *agent) pe_must_check;
-/* The file of an offer, in the cache afterwards. */
+/* The file of an offer, in the cache afterwards; with UPDATE_POLICY=LOCAL it has to be there. */
 struct pe_error *agent_fetch_patch(struct agent *agent,
 				   const struct agent_offer *offer) pe_must_check;
+/* The same, and the repository is asked whatever the policy says. */
+struct pe_error *agent_fetch_remote(struct agent *agent,
+				    const struct agent_offer *offer) pe_must_check;
 
 /* ---- control.c, watcher.c, metrics.c ---- */
 

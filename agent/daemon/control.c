@@ -3,7 +3,7 @@
  * The control socket: one request a line, one answer a line, {"ok":true,...} or {"ok":false,
  * "code","message"}. Who may: root, and members of the agent's group (peer credentials).
  *
- *	{"do":"status"}  {"do":"update","target":T,"again":B,"dry_run":B}
+ *	{"do":"status"}  {"do":"update","target":T,"again":B,"dry_run":B,"remote":B}
  *	{"do":"hold","target":T}  {"do":"resume","target":T}  {"do":"events"} (answers without end)
  *{"do":"metrics"}
  */
@@ -65,6 +65,18 @@ static char *complaint(const struct agent *agent)
 	return err ? strdup(err->message) : NULL;
 }
 
+/* What those settings would give a target; NULL: nothing, or it is left out. */
+static const struct agent_offer *offered(const struct agent *agent, const struct agent_target *t,
+					 const struct agent_settings *settings)
+{
+	const char *id =
+		json_string_value(json_array_get(json_object_get(t->info, "build_ids"), 0));
+
+	if (!id || !agent_settings_include(settings, agent_target_name(t)))
+		return NULL;
+	return agent_choose(&agent->offers, t->provider->name, id, settings, -1, time(NULL), NULL);
+}
+
 static struct pe_error *do_status(struct client *client, const json_t *request, json_t *answer)
 {
 	struct agent *agent = client->agent;
@@ -74,14 +86,9 @@ static struct pe_error *do_status(struct client *client, const json_t *request, 
 
 	agent_scan_fresh(agent);
 	for (struct agent_target *t = agent->targets; t; t = t->next) {
-		const struct agent_offer *offer = NULL;
+		const struct agent_offer *offer = offered(agent, t, &agent->settings);
 		json_t *target = agent_target_json(t);
-		const char *id =
-			json_string_value(json_array_get(json_object_get(t->info, "build_ids"), 0));
 
-		if (id && agent_settings_include(&agent->settings, agent_target_name(t)))
-			offer = agent_choose(&agent->offers, t->provider->name, id,
-					     &agent->settings, -1, time(NULL), NULL);
 		json_object_set_new(target, "offered",
 				    offer ? json_pack("{s:s, s:i}", "name", offer->name, "level",
 						      (int)offer->level)
@@ -124,6 +131,33 @@ static struct pe_error *check_name(struct agent *agent, const char *text, const 
 	return pe_error_new(PE_ERR_NO_TARGET, "the agent knows no target '%.200s'", text);
 }
 
+/* Brings what the repository has for them into the cache, from where the policy takes it. */
+static struct pe_error *fetch_newest(struct agent *agent, const char *text)
+{
+	struct agent_settings settings = agent->settings;
+	struct agent_offers offers = { 0 };
+	struct pe_error *err = NULL;
+
+	settings.update_policy = AGENT_REMOTE;
+	for (struct agent_target *t = agent->targets; t; t = t->next) {
+		const struct agent_offer *offer = offered(agent, t, &settings);
+		struct agent_offer *grown;
+
+		if (!offer || offer->cached || (text && *text && !agent_target_is(t, text)))
+			continue;
+		grown = reallocarray(offers.items, offers.count + 1, sizeof(*grown));
+		if (!grown)
+			break;
+		offers.items = grown;
+		grown[offers.count++] = agent_offer_copy(offer);
+	}
+	for (size_t i = 0; !err && i < offers.count; i++)
+		err = agent_fetch_remote(agent, &offers.items[i]);
+	agent_offers_deinit(&offers);
+	agent_offers_refresh(agent);
+	return err;
+}
+
 static bool busy(const struct agent_target *target)
 {
 	return target->urgent || (target->doing && target->ready_ms);
@@ -135,6 +169,7 @@ static struct pe_error *do_update(struct client *client, const json_t *request, 
 	struct agent *agent = client->agent;
 	const char *text = json_string_value(json_object_get(request, "target")), *name;
 	bool look_only = json_is_true(json_object_get(request, "dry_run"));
+	bool remote = json_is_true(json_object_get(request, "remote"));
 	struct pe_error *err = check_name(agent, text, &name);
 	uint64_t until = uv_hrtime() / 1000000 + UPDATE_MS;
 	time_t sticky;
@@ -146,7 +181,8 @@ static struct pe_error *do_update(struct client *client, const json_t *request, 
 	unsigned int before = agent->checks;
 
 	agent_offers_refresh(agent);
-	if (agent->settings.patch_server && agent->settings.update_policy != AGENT_LOCAL) {
+	if (agent->settings.patch_server &&
+	    (remote || agent->settings.update_policy != AGENT_LOCAL)) {
 		unsigned int checks = agent->checks;
 
 		agent_check_wanted(agent, look_only);
@@ -154,6 +190,8 @@ static struct pe_error *do_update(struct client *client, const json_t *request, 
 			agent_task_sleep(20);
 	}
 	err = agent_sticky_until(&agent->settings, time(NULL), &sticky);
+	if (!err && remote && !look_only)
+		err = fetch_newest(agent, text);
 	if (err)
 		return err;
 	for (struct agent_target *t = agent->targets; t && !look_only; t = t->next) {

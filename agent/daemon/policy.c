@@ -28,6 +28,21 @@ void agent_offers_deinit(struct agent_offers *offers)
 	*offers = (struct agent_offers){ 0 };
 }
 
+struct agent_offer agent_offer_copy(const struct agent_offer *offer)
+{
+	struct agent_offer copy = *offer;
+
+	copy.name = strdup(offer->name);
+	copy.product = strdup(offer->product);
+	copy.build_id = strdup(offer->build_id);
+	copy.file = strdup(offer->file);
+	copy.signature = strdup(offer->signature ? offer->signature : "");
+	copy.sha256 = strdup(offer->sha256);
+	copy.path = offer->path ? strdup(offer->path) : NULL;
+	copy.feed = offer->feed ? strdup(offer->feed) : NULL;
+	return copy;
+}
+
 /* @text is a day: as a setting, or as the repository says. */
 static struct pe_error *until_day(const char *text, time_t now, time_t *ret)
 {

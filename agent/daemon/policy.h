@@ -31,6 +31,8 @@ struct agent_offers {
 };
 
 void agent_offers_deinit(struct agent_offers *offers);
+/* With strings of its own. */
+struct agent_offer agent_offer_copy(const struct agent_offer *offer);
 
 /* How old a sticky date may be, days. */
 enum { AGENT_STICKY_DAYS = 60 };

@@ -398,7 +398,20 @@ static bool is_cached(const struct agent_offer *offer)
 	return good;
 }
 
+static struct pe_error *gone(const struct agent_offer *offer)
+{
+	return pe_error_new(PE_ERR_NO_TARGET, "the file of patch %s is gone: %s", offer->name,
+			    offer->file);
+}
+
 struct pe_error *agent_fetch_patch(struct agent *agent, const struct agent_offer *offer)
+{
+	if (agent->settings.update_policy == AGENT_LOCAL && !is_cached(offer))
+		return gone(offer);
+	return agent_fetch_remote(agent, offer);
+}
+
+struct pe_error *agent_fetch_remote(struct agent *agent, const struct agent_offer *offer)
 {
 	struct agent_http_reply got;
 	pe_auto_free char *url = NULL;
@@ -406,10 +419,8 @@ struct pe_error *agent_fetch_patch(struct agent *agent, const struct agent_offer
 
 	if (is_cached(offer))
 		return NULL;
-	if (!offer->path || !agent->settings.patch_server ||
-	    agent->settings.update_policy == AGENT_LOCAL)
-		return pe_error_new(PE_ERR_NO_TARGET, "the file of patch %s is gone: %s",
-				    offer->name, offer->file);
+	if (!offer->path || !agent->settings.patch_server)
+		return gone(offer);
 	snprintf(folder, sizeof(folder), "%s/patches", agent_cache_dir());
 	if (mkdir(folder, 0750) != 0 && errno != EEXIST)
 		return pe_error_errno(errno, "cannot make %s", folder);

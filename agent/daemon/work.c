@@ -360,29 +360,14 @@ static struct pe_error *apply_offer(struct agent_target *target, const struct ag
 	return err;
 }
 
-/* The offer's own strings may go when offers are read again while we wait: a copy. */
-static struct agent_offer offer_copy(const struct agent_offer *offer)
-{
-	struct agent_offer copy = *offer;
-
-	copy.name = strdup(offer->name);
-	copy.product = strdup(offer->product);
-	copy.build_id = strdup(offer->build_id);
-	copy.file = strdup(offer->file);
-	copy.signature = strdup(offer->signature ? offer->signature : "");
-	copy.sha256 = strdup(offer->sha256);
-	copy.path = offer->path ? strdup(offer->path) : NULL;
-	copy.feed = offer->feed ? strdup(offer->feed) : NULL;
-	return copy;
-}
-
 static int apply_pass(struct agent_target *target, const struct agent_offer *chosen)
 {
 	struct agent_offers copies = { malloc(sizeof(struct agent_offer)), 1 };
 
 	if (!copies.items)
 		return RETRY_MS;
-	copies.items[0] = offer_copy(chosen);
+	/* Its own strings may go when offers are read again while we wait. */
+	copies.items[0] = agent_offer_copy(chosen);
 
 	struct agent_offer *offer = &copies.items[0];
 	struct pe_error *err = apply_offer(target, offer);

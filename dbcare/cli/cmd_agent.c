@@ -12,10 +12,10 @@
 struct asking {
 	struct cli cli;
 	size_t most; /* words */
-	bool again, follow, dry_run;
+	bool again, follow, dry_run, remote;
 };
 
-enum { KEY_AGAIN = 0x300, KEY_DRY_RUN };
+enum { KEY_AGAIN = 0x300, KEY_DRY_RUN, KEY_REMOTE };
 
 static error_t asking_parse(int key, char *arg, struct argp_state *state)
 {
@@ -29,6 +29,9 @@ static error_t asking_parse(int key, char *arg, struct argp_state *state)
 		return cli_word(&asking->cli, arg, asking->most, state);
 	case KEY_AGAIN:
 		asking->again = true;
+		return 0;
+	case KEY_REMOTE:
+		asking->remote = true;
 		return 0;
 	case KEY_DRY_RUN:
 		asking->dry_run = true;
@@ -308,6 +311,8 @@ int cmd_update(int argc, char **argv)
 	static const struct argp_option options[] = {
 		{ "again", KEY_AGAIN, NULL, 0,
 		  "Also a patch that was followed by a crash of a server" },
+		{ "remote", KEY_REMOTE, NULL, 0,
+		  "What the repository has, whatever UPDATE_POLICY says" },
 		{ "dry-run", KEY_DRY_RUN, NULL, 0,
 		  "Let the agent ask the repository and tell what it would apply, and apply "
 		  "nothing" },
@@ -341,10 +346,11 @@ int cmd_update(int argc, char **argv)
 	pe_progress_step(&progress,
 			 asking.dry_run ? "the agent checks" : "the agent checks and applies");
 
-	struct pe_error *err = control_ask(json_pack("{s:s, s:s*, s:b, s:b}", "do", "update",
-						     "target", asking.cli.words[0], "again",
-						     asking.again, "dry_run", asking.dry_run),
-					   &answer);
+	struct pe_error *err =
+		control_ask(json_pack("{s:s, s:s*, s:b, s:b, s:b}", "do", "update", "target",
+				      asking.cli.words[0], "again", asking.again, "dry_run",
+				      asking.dry_run, "remote", asking.remote),
+			    &answer);
 
 	pe_progress_done(&progress);
 	if (err)

@@ -134,6 +134,19 @@ def test_keys_lead_hosts_for_tests_ahead_of_those_for_production(hosts, reposito
                 assert b"production-hosts" not in file.read() + name.encode()
 
 
+def test_an_operator_may_ask_the_repository_whatever_the_policy_says(updated, repository, levels):
+    server, agent = updated(UPDATE_POLICY="LOCAL")
+    repository.add(levels[1])
+    update(agent, expect=2)
+    assert level(agent, server) is None and not repository.web.requests
+    care("dbcarectl", "update", "--remote", env=agent.env)
+    assert level(agent, server) == 1
+    asked = len(repository.web.requests)
+    server.restart()
+    agent.wait_level(server, 1)
+    assert len(repository.web.requests) == asked
+
+
 def test_a_delayed_patch_is_taken_by_itself_when_its_time_has_come(hosts, repository, levels):
     server, agent = hosts(UPDATE_DELAY="2d")
     publish(repository, agent.clock, "add", levels[1])
