@@ -225,9 +225,8 @@ static void keep_others(const json_t *old, const json_t *builds, json_t *list)
 	{
 		const char *product = json_string_value(json_object_get(entry, "product"));
 		const char *id = json_string_value(json_object_get(entry, "build_id"));
-		char key[160];
-
 		json_int_t seen = json_integer_value(json_object_get(entry, "seen"));
+		char key[160];
 
 		snprintf(key, sizeof(key), "%s %s", product ? product : "", id ? id : "");
 		if (!json_object_get(builds, key) && time(NULL) - seen < FORGET_SECONDS)
