@@ -253,6 +253,18 @@ bool pe_target_is_stopped(const struct pe_target *target)
 	return proc_task_stat(target->pid, 0, &stat) == 0 && stat.state == 'T';
 }
 
+/* The process that thread @tid belongs to: a tracer is a thread, as ours are. */
+static pid_t process_of(pid_t tid)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/status", tid);
+
+	long tgid = proc_status_number(path, "\nTgid:");
+
+	return tgid > 0 ? (pid_t)tgid : tid;
+}
+
 pid_t pe_target_tracer(const struct pe_target *target)
 {
 	char path[300];
@@ -275,7 +287,7 @@ pid_t pe_target_tracer(const struct pe_target *target)
 			found = 0;
 	}
 	closedir(dir);
-	return found;
+	return found ? process_of(found) : 0;
 }
 
 size_t proc_read_some(const struct pe_target *target, uint64_t addr, void *buf, size_t size)
