@@ -101,8 +101,9 @@ def test_soak_of_apply_replace_and_revert_under_64_connections_costs_no_query(ta
         assert load.queries > 10000
         assert held <= len(pauses) // 20
         assert after["ours"] == 0
-        # Files of tables are opened as they are needed; the server's own pools breathe.
-        assert after["fds"] - before["fds"] <= 16 and after["threads"] - before["threads"] <= 8, \
+        # Files of tables are opened as they are needed, and the server's pools grow with the load in
+        # its first seconds; what grew with every switch would be hundreds.
+        assert after["fds"] - before["fds"] <= 16 and after["threads"] - before["threads"] <= 16, \
             (before, after)
         care("care-patch", "recover", "--pid", server.pid, expect=(0, 2))
         assert server.snapshot() == untouched
