@@ -24,7 +24,6 @@
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
-#include <ucontext.h>
 
 #include "engine/cleanup.h"
 #include "gadgets.h"
@@ -42,47 +41,6 @@ enum {
 	EFLAGS_DF = 0x400,
 	REGSET_X86_SHSTK = 0x204,
 };
-
-/* ---- what signal frames look like here ---- */
-
-static struct pe_sigframe_format own_format;
-static bool own_format_known;
-
-static void capture_format(int sig, siginfo_t *info, void *context)
-{
-	const ucontext_t *uc = context;
-	const uint8_t *fp = (const uint8_t *)uc->uc_mcontext.fpregs;
-
-	own_format.uc_flags = uc->uc_flags;
-	if (!fp)
-		return;
-	memcpy(own_format.sw_bytes, fp + PE_SIGFRAME_SW_OFFSET, PE_SIGFRAME_SW_BYTES);
-	/* struct _fpx_sw_bytes: magic1, extended_size, xfeatures, xstate_size */
-	memcpy(&own_format.xfeatures, own_format.sw_bytes + 8, sizeof(own_format.xfeatures));
-	memcpy(&own_format.xstate_size, own_format.sw_bytes + 16, sizeof(own_format.xstate_size));
-}
-
-/* NT_X86_XSTATE would tell a size that includes features which need permission (AMX). */
-static struct pe_error *learn_format(void)
-{
-	struct sigaction action = { .sa_sigaction = capture_format, .sa_flags = SA_SIGINFO };
-	struct sigaction old;
-	int sig = SIGRTMAX - 2;
-	sigset_t set, old_set;
-
-	if (own_format_known)
-		return NULL;
-	sigemptyset(&set);
-	sigaddset(&set, sig);
-	if (sigaction(sig, &action, &old))
-		return pe_error_errno(errno, "cannot catch a signal");
-	sigprocmask(SIG_UNBLOCK, &set, &old_set);
-	raise(sig);
-	sigprocmask(SIG_SETMASK, &old_set, NULL);
-	sigaction(sig, &old, NULL);
-	own_format_known = true;
-	return NULL;
-}
 
 /* ---- holding the thread ---- */
 
@@ -239,8 +197,8 @@ struct pe_error *inject_prepare(struct pe_injector *injector)
 		return NULL;
 
 	struct pe_error *err = pe_sigframe_build(
-		&own_format, &regs, injector->sigmask, injector->xstate, injector->xstate_size,
-		injector->target->gadgets.restore_rt, &injector->frame);
+		inject_own_format(), &regs, injector->sigmask, injector->xstate,
+		injector->xstate_size, injector->target->gadgets.restore_rt, &injector->frame);
 
 	if (err)
 		return err;
@@ -585,7 +543,7 @@ struct pe_error *pe_inject_end(struct pe_injector *injector)
 
 struct pe_error *inject_new(struct pe_target *target, struct pe_injector **ret)
 {
-	struct pe_error *err = learn_format();
+	struct pe_error *err = inject_learn_format();
 
 	if (!err)
 		err = gadgets_find(target);

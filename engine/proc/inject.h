@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* An injected call, shared by inject.c (the call) and inject_pick.c (which thread). */
+/* An injected call, shared by inject.c (the call), inject_pick.c (which thread), inject_format.c.
+ */
 #ifndef ENGINE_PROC_INJECT_H
 #define ENGINE_PROC_INJECT_H
 
@@ -37,6 +38,9 @@ struct pe_error *inject_hold(struct pe_injector *injector, pid_t tid) pe_must_ch
 struct pe_error *inject_prepare(struct pe_injector *injector) pe_must_check;
 /* An injector that holds no thread yet; pe_inject_end frees it. */
 struct pe_error *inject_new(struct pe_target *target, struct pe_injector **ret) pe_must_check;
+/* Learns, once, what inject_own_format() then tells. */
+struct pe_error *inject_learn_format(void) pe_must_check;
+const struct pe_sigframe_format *inject_own_format(void);
 /* Lets the thread go as it stands. */
 void inject_let_go(struct pe_injector *injector, int signal);
 
