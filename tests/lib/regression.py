@@ -135,7 +135,8 @@ class Patcher:
             try:
                 if not os.readlink(f"/proc/{pid}/exe").endswith("/usr/sbin/mariadbd"):
                     continue
-                with open(f"/proc/{pid}/cmdline") as text, open(f"/proc/{pid}/maps") as maps:
+                with open(f"/proc/{pid}/cmdline", errors="replace") as text, \
+                        open(f"/proc/{pid}/maps", errors="replace") as maps:
                     # One that is still being loaded has no unwinder yet, and is refused.
                     if self.folder in text.read() and "libgcc_s" in maps.read():
                         yield int(pid)
