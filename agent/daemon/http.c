@@ -13,7 +13,7 @@
 #include "agent/daemon/task.h"
 #include "engine/cleanup.h"
 
-enum { WANTS_LOGIN = 401, PROXY_WANTS_LOGIN = 407 };
+enum { WANTS_LOGIN = 401, NOT_THERE = 404, PROXY_WANTS_LOGIN = 407 };
 
 /* A transfer that is slower than this for so long has failed. */
 enum { CONNECT_SECONDS = 20, SLOW_BYTES = 100, SLOW_SECONDS = 30, WHOLE_SECONDS = 600 };
@@ -259,6 +259,11 @@ struct pe_error *agent_http_get(const struct agent_settings *settings, const cha
 	curl_easy_cleanup(easy);
 	curl_slist_free_all(headers);
 	http.transfers--;
+
+	if (transfer.code == CURLE_FILE_COULDNT_READ_FILE) {
+		transfer.code = CURLE_OK;
+		ret->status = NOT_THERE;
+	}
 
 	struct pe_error *err = result_of(&transfer, url);
 
