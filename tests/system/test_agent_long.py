@@ -14,7 +14,7 @@ from harness import LONG, TOP, care, wait_until
 from updates import let_in, levels, repository  # noqa: F401
 
 ASAN = os.path.join(TOP, "build-asan")
-CHECKS = int(os.environ.get("DBCARE_TESTS_CHECKS", 10000 if LONG else 100))
+CHECKS = int(os.environ.get("DBCARE_TESTS_CHECKS", 10000 if LONG else 50))
 UPDATES = int(os.environ.get("DBCARE_TESTS_UPDATES", 1000 if LONG else 30))
 STEP = 4.8 * 3600
 FOREIGN = 200  # patches for others at most
