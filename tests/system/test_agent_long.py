@@ -18,6 +18,8 @@ CHECKS = int(os.environ.get("DBCARE_TESTS_CHECKS", 10000 if LONG else 50))
 UPDATES = int(os.environ.get("DBCARE_TESTS_UPDATES", 1000 if LONG else 30))
 STEP = 4.8 * 3600
 FOREIGN = 200  # patches for others at most
+# What a process needs for a moment comes and goes; over few samples it does not even out.
+KB = 256 if LONG else 1024
 
 
 def private_kb(pid):
@@ -136,7 +138,7 @@ def test_years_of_checks_leave_nothing_behind(repository, tmp_path, build):
         agent.start()
         years.run(CHECKS, step)
         # The sanitizer keeps what was freed for a while; at the end it tells what nobody frees.
-        years.assert_nothing_grew(256 if build == "plain" else 16384)
+        years.assert_nothing_grew(KB if build == "plain" else 16384)
         assert_good_end(agent)
     finally:
         agent.remove()
@@ -193,7 +195,7 @@ def test_years_of_updates_leave_nothing_behind(new_server, repository, levels, t
         agent.start()
         years.run(UPDATES, server.step)
         assert server.applied >= UPDATES // 20 and server.reverted >= UPDATES // 40
-        years.assert_nothing_grew(256)
+        years.assert_nothing_grew(KB)
         assert_good_end(agent)
         assert mariadbd.alive()
     finally:
