@@ -3,6 +3,7 @@
  * When the repository is asked what is new (repository.c): every few hours, give or take a tenth;
  * after a failure sooner, more and more slowly; and when somebody wants it.
  */
+#include <malloc.h>
 #include <string.h>
 #include <sys/random.h>
 #include <syslog.h>
@@ -87,6 +88,8 @@ static void after_check(struct agent *agent, struct pe_error *err, bool look_onl
 	agent->next_check = agent->last_check + scatter(wait);
 	agent_state_save(agent);
 	pe_error_free(err);
+	/* Metadata were the most that was needed, and will be for hours: back with what is free. */
+	malloc_trim(0);
 }
 
 void agent_check_task(void *arg)
