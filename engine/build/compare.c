@@ -10,7 +10,8 @@
  * catches another type may differ in the table alone.
  *
  * Existing variables keep their values in a running process, so a changed initial value would not
- * take effect: refused, with the name. Constants inside functions are new data instead, and then
+ * take effect: refused, with the name, by the guard (guard.c), which looks for the cause first: a
+ * changed type. Constants inside functions are new data instead, and then
  * whoever refers to them counts as changed.
  */
 #include <elf.h>
@@ -250,26 +251,40 @@ static struct pe_error *refuse_data(const struct pe_sel_unit *unit,
 			    source, p->section->flags & SHF_WRITE ? "variable" : "constant", name);
 }
 
-static struct pe_error *compare_data(struct pe_sel_unit *unit, const struct pe_object_symbol *p)
+struct pe_error *pe_sel_guard_data(const struct pe_sel_unit *unit)
+{
+	const struct pe_object_symbol *p = unit->changed_data;
+
+	return p ? refuse_data(unit, unit->symbols[p->index].base, p) : NULL;
+}
+
+static void note_data(struct pe_sel_unit *unit, const struct pe_object_symbol *p)
+{
+	if (!unit->changed_data)
+		unit->changed_data = p;
+}
+
+static void compare_data(struct pe_sel_unit *unit, const struct pe_object_symbol *p)
 {
 	struct pe_sel_symbol *s = &unit->symbols[p->index];
 	const struct pe_object_symbol *b = s->base;
 
 	if (!b || !b->section) {
 		s->state = PE_SEL_NEW;
-		return NULL;
+		return;
 	}
 	if (contents_equal(unit, b, p))
-		return NULL;
+		return;
 	s->state = PE_SEL_CHANGED;
-	return constant(p) ? NULL : refuse_data(unit, b, p);
+	if (!constant(p))
+		note_data(unit, p);
 }
 
 /*
  * A table of labels (computed goto) points into the code of one version: next to a changed
  * function it is new even when it looks the same.
  */
-static struct pe_error *compare_labels(struct pe_sel_unit *unit, const struct pe_object_symbol *p)
+static void compare_labels(struct pe_sel_unit *unit, const struct pe_object_symbol *p)
 {
 	struct pe_sel_symbol *s = &unit->symbols[p->index];
 	size_t count;
@@ -283,27 +298,22 @@ static struct pe_error *compare_labels(struct pe_sel_unit *unit, const struct pe
 		    unit->symbols[ref.symbol->index].state != PE_SEL_CHANGED)
 			continue;
 		if (!constant(p))
-			return refuse_data(unit, s->base, p);
+			note_data(unit, p);
 		s->state = PE_SEL_CHANGED;
 	}
-	return NULL;
 }
 
-static struct pe_error *compare_all_labels(struct pe_sel_unit *unit)
+static void compare_all_labels(struct pe_sel_unit *unit)
 {
 	for (size_t i = 1; i < unit->in->patched->symbol_count; i++) {
 		struct pe_object_symbol *p = &unit->in->patched->symbols[i];
 
-		if (p->type != STT_OBJECT || !p->section || !pe_sel_is_data(p->section))
-			continue;
-		struct pe_error *err = compare_labels(unit, p);
-		if (err)
-			return err;
+		if (p->type == STT_OBJECT && p->section && pe_sel_is_data(p->section))
+			compare_labels(unit, p);
 	}
-	return NULL;
 }
 
-struct pe_error *pe_sel_compare(struct pe_sel_unit *unit)
+void pe_sel_compare(struct pe_sel_unit *unit)
 {
 	const struct pe_object *object = unit->in->patched;
 
@@ -319,12 +329,10 @@ struct pe_error *pe_sel_compare(struct pe_sel_unit *unit)
 			else if (!unit->patched.parent[i] && !functions_equal(unit, s->base, p))
 				s->state = PE_SEL_CHANGED;
 		} else if (p->type == STT_OBJECT && pe_sel_is_data(p->section)) {
-			struct pe_error *err = compare_data(unit, p);
-			if (err)
-				return err;
+			compare_data(unit, p);
 		} else if (!s->base || !s->base->section) {
 			s->state = PE_SEL_NEW;
 		}
 	}
-	return compare_all_labels(unit);
+	compare_all_labels(unit);
 }

@@ -3,9 +3,9 @@
  * The refusals of DESIGN 5.5 besides those that the other passes meet on their way (changed data
  * and virtual tables in compare.c, thread-locals in select_outside.c).
  *
- * pe_sel_guard_units: what must not change at all: constructors, code that runs once, the layout of
- * types in use. pe_sel_guard_entries: what every replaced function needs: an entry that can be
- * overwritten, and that belongs to this function alone. pe_sel_guard_exit: what new code would
+ * pe_sel_guard_units: what must not change at all: the layout of types in use, data, constructors,
+ * code that runs once. pe_sel_guard_entries: what every replaced function needs: an entry that can
+ * be overwritten, and that belongs to this function alone. pe_sel_guard_exit: what new code would
  * leave behind.
  */
 #include <elf.h>
@@ -109,8 +109,12 @@ struct pe_error *pe_sel_guard_units(struct pe_sel *sel)
 	for (size_t u = 0; u < sel->unit_count; u++) {
 		struct pe_sel_unit *unit = &sel->units[u];
 		const struct pe_object *patched = unit->in->patched;
-		struct pe_error *err = NULL;
+		/* The cause first: with a type change the variables and vtables of that type. */
+		struct pe_error *err =
+			anything_changed(unit) ? pe_sel_guard_types(sel, unit) : NULL;
 
+		if (!err)
+			err = pe_sel_guard_data(unit);
 		for (size_t i = 1; i < patched->symbol_count && !err; i++) {
 			const struct pe_object_symbol *p = &patched->symbols[i];
 
@@ -124,8 +128,6 @@ struct pe_error *pe_sel_guard_units(struct pe_sel *sel)
 					   unit->in->source);
 		if (!err)
 			err = guard_bare_code(unit);
-		if (!err && anything_changed(unit))
-			err = pe_sel_guard_types(sel, unit);
 		if (err)
 			return err;
 	}

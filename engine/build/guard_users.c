@@ -238,7 +238,7 @@ static struct pe_error *look_at_member(struct users *users, Dwarf_Die *type, Dwa
 	if ((tag == DW_TAG_member || tag == DW_TAG_inheritance ||
 	     tag == DW_TAG_template_type_parameter || tag == DW_TAG_variable) &&
 	    leads_to(users, member) != LEADS_NOT)
-		return add_other(users, "inside type", dwarf_diename(type));
+		return add_other(users, "type", dwarf_diename(type));
 	return look_at(users, member);
 }
 
@@ -259,7 +259,7 @@ static struct pe_error *look_at(struct users *users, Dwarf_Die *die)
 		return NULL;
 	case DW_TAG_variable:
 		return leads_to(users, die) != LEADS_NOT
-			       ? add_other(users, "by variable", dwarf_diename(die))
+			       ? add_other(users, "variable", dwarf_diename(die))
 			       : NULL;
 	case DW_TAG_structure_type:
 	case DW_TAG_class_type:
@@ -296,7 +296,7 @@ static struct pe_error *unit_users(struct users *users)
 	return err;
 }
 
-/* "f(), g() and 3 more functions, inside type t, in 2 source files" */
+/* "f(), g() and 3 more functions, type t, in 2 source files" */
 static struct pe_error *describe(const struct users *users, char **ret)
 {
 	size_t size, listed = users->function_count < names_listed ? users->function_count

@@ -5,14 +5,14 @@
  *  correlate  Find for every symbol of a patched object its counterpart in the base object,
  *	       whatever numbers the compiler put into its name (correlate.c).
  *  compare    Tell which functions changed: other bytes, or references that lead to something
- *	       else. Changed data of a running process is refused (compare.c).
+ *	       else; or which data changed (compare.c).
  *  select     Changed functions that the image has are replaced; the match says where they are
  *	       and that they are what we think (select_functions.c). From them follow every
  *	       reference: what the image has is used there, what is new comes along
  *	       (select_closure.c, select_outside.c).
  *  guard      Refuse what no patch can do to a running process: other layouts of types in use,
- *	       constructors, signatures that others rely on, shared or too short entries
- *	       (guard*.c).
+ *	       changed data, constructors, signatures that others rely on, shared or too short
+ *	       entries (guard*.c).
  *  emit       Copy sections, relax thread-local access, write relocations, symbols, unwind tables
  *	       and the replaced functions in a fixed order (emit.c, emit_unwind.c).
  *
@@ -90,13 +90,10 @@ static struct pe_error *correlate(struct pe_sel *sel)
 	return err;
 }
 
-static struct pe_error *compare(struct pe_sel *sel)
+static void compare(struct pe_sel *sel)
 {
-	struct pe_error *err = NULL;
-
-	for (size_t i = 0; i < sel->unit_count && !err; i++)
-		err = pe_sel_compare(&sel->units[i]);
-	return err;
+	for (size_t i = 0; i < sel->unit_count; i++)
+		pe_sel_compare(&sel->units[i]);
 }
 
 /* One replaced function may change by itself; several may when their maker says so. */
@@ -195,10 +192,10 @@ static struct pe_error *run(struct pe_sel *sel, struct pe_patch *patch,
 {
 	struct pe_error *err = correlate(sel);
 
-	if (!err)
-		err = compare(sel);
-	if (!err)
+	if (!err) {
+		compare(sel);
 		err = pe_sel_guard_units(sel);
+	}
 	if (!err)
 		err = pe_sel_functions(sel);
 	if (!err)

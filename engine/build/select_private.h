@@ -79,11 +79,12 @@ struct pe_sel_symbol {
 struct pe_sel_unit {
 	const struct pe_unit_objects *in;
 	struct pe_sel_object base, patched;
-	struct pe_sel_symbol *symbols;	       /* by symbol of the patched object */
-	struct pe_object_symbol **counterpart; /* by symbol of the base object */
-	struct pe_sel_section *sections;       /* by section of the patched object */
-	unsigned int depth;		       /* of a comparison of contents */
-	struct pe_sel_debug *debug;	       /* select_inlines.c's */
+	struct pe_sel_symbol *symbols;		     /* by symbol of the patched object */
+	struct pe_object_symbol **counterpart;	     /* by symbol of the base object */
+	struct pe_sel_section *sections;	     /* by section of the patched object */
+	const struct pe_object_symbol *changed_data; /* the first that compare saw, or NULL */
+	unsigned int depth;			     /* of a comparison of contents */
+	struct pe_sel_debug *debug;		     /* select_inlines.c's */
 };
 
 /* A section whose relocations still have to be followed. */
@@ -166,8 +167,10 @@ char *pe_sel_name_key(const char *name);
 
 /* ---- compare.c ---- */
 
-/* Sets the state of every function and constant; refuses changed data. */
-struct pe_error *pe_sel_compare(struct pe_sel_unit *unit) pe_must_check;
+/* Sets the state of every function and constant. */
+void pe_sel_compare(struct pe_sel_unit *unit);
+/* Refuses changed data of a running process. */
+struct pe_error *pe_sel_guard_data(const struct pe_sel_unit *unit) pe_must_check;
 bool pe_sel_refs_equal(struct pe_sel_unit *unit, const struct pe_object_section *bs,
 		       const struct pe_object_reloc *br, const struct pe_object_section *ps,
 		       const struct pe_object_reloc *pr);

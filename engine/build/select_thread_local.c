@@ -95,11 +95,14 @@ static const struct pe_image_slot *slot_of(const struct pe_sel *sel, const struc
 					   const struct pe_object_symbol *symbol, uint32_t access)
 {
 	uint32_t type = access == R_X86_64_GOTTPOFF ? R_X86_64_TPOFF64 : R_X86_64_DTPMOD64;
-	const struct pe_image_slot *named = pe_image_tls_slot(sel->image, type, symbol->name);
+	const struct pe_image_slot *named = NULL;
 	size_t count;
 
 	if (access == R_X86_64_TLSLD)
 		return pe_image_tls_own_slot(sel->image, type, 0);
+	/* A slot's name is never that of a static variable. */
+	if (symbol->bind != STB_LOCAL)
+		named = pe_image_tls_slot(sel->image, type, symbol->name);
 	if (named)
 		return named;
 	uint64_t offset = own_offset(sel, unit, symbol, &count);

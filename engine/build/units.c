@@ -206,9 +206,12 @@ struct pe_error *pe_units_add(const struct pe_build *build, struct pe_units *uni
 	pe_auto_free char *list = pe_strv_join(&others, ", ");
 
 	if (others.count)
-		return pe_error_new(PE_ERR_UNSUPPORTED,
-				    "%s is compiled, but not into %s (only into %s)", source,
-				    build->target->binary, list ? list : "?");
+		return pe_error_new(
+			PE_ERR_UNSUPPORTED,
+			"%s is compiled, but not into %s (only into %s): a patch is for "
+			"one image, so give what the diff changes of another to a patch "
+			"of its own (--image)",
+			source, build->target->binary, list ? list : "?");
 	return pe_error_new(PE_ERR_UNSUPPORTED, "no compile command of the target %s names %s",
 			    build->target->name, source);
 }

@@ -3,7 +3,7 @@
 
 desc         what it is, then `key: value` lines:
                also: 11.8.6       on that build in every run; the long form has all cases on both
-               only: VERSION WHY  the other build cannot have it
+               long: yes          only in the long form
                refused: REGEXP    the builder must refuse, naming the reason
                functions: A B     these old functions must be among the replaced ones
                watch: SELECT ...  a client asks this all the time; only the answers of before and
@@ -38,7 +38,7 @@ from harness import LONG, Sysbench, Watch, care
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 NAMES = sorted(d for d in os.listdir(HERE) if os.path.exists(os.path.join(HERE, d, "desc")))
-KEYS = "refused|functions|watch|load|at-least|shares|image|server|also|only"
+KEYS = "refused|functions|watch|load|at-least|shares|image|server|also|long"
 # gcc 12 at -O2, and gcc 14 at -O3 with -fcf-protection.
 DEBIAN_12, DEBIAN_13 = BUILDS = "10.11.18", "11.8.6"
 
@@ -63,9 +63,8 @@ class Case:
 
     def selected(self):
         """Whether this run has the case on this build."""
-        if "only" in self.keys:
-            return self.keys["only"].split()[0] == self.build_name
-        return LONG or self.build_name == DEBIAN_12 or self.keys.get("also") == self.build_name
+        short = self.build_name == DEBIAN_12 and "long" not in self.keys
+        return LONG or short or self.keys.get("also") == self.build_name
 
     def module(self):
         path = self.path("check.py")

@@ -5,8 +5,9 @@ import re
 import pymysql
 
 from harness import care
-from patches import diff_of
+from patches import case, diff_of
 
+REFUSED = 5
 PLUGIN = "usr/lib/mysql/plugin/simple_password_check.so"
 SOURCE = "plugin/simple_password_check/simple_password_check.c"
 OLD = "  if (strncmp(password->str, username->str, length) == 0)\n"
@@ -51,3 +52,8 @@ def test_a_patch_is_for_one_image(target, tmp_path):
                 "--image", PLUGIN, "--image", "usr/sbin/mariadbd", "-o", tmp_path / "two.cpatch",
                 expect=1)
     assert "one patch is for one image" in done.text and "for each --image" in done.text
+    # So is a diff of both.
+    done = care("care-build", "patch", "--target", target.name, "--name", "two", "--diff", diff,
+                "--diff", case("mysys_function"), "-o", tmp_path / "two.cpatch", expect=REFUSED)
+    assert f"{SOURCE} is compiled, but not into" in done.text
+    assert "to a patch of its own (--image)" in done.text

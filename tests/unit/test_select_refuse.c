@@ -69,7 +69,9 @@ static void a_changed_virtual_table_is_refused(void **state)
 	       "int s::f(int n) { return n * 2 / 5; } int s::g(int n) { return n * 3 / 5; }\n"
 	       "int s::h(int n) { return n; }\n"
 	       "extern \"C\" int entry(int n) { s *p = new s; return p->f(n) + p->g(n); }\n",
-	       PE_ERR_UNSUPPORTED, "vtable for s");
+	       PE_ERR_UNSUPPORTED,
+	       "type s, which is in use: virtual function s::g(int) changes "
+	       "from 1 to 2; used by");
 }
 
 static void a_new_thread_local_is_refused(void **state)
@@ -138,8 +140,22 @@ static void a_changed_type_is_refused_with_who_uses_it(void **state)
 	assert_true(asprintf(&moved, program, "int c; ", ", .c = n") > 0);
 	assert_true(asprintf(&appended, program, "long c; ", "+ 1") > 0);
 	refuse("-x c -fPIE", base, moved, PE_ERR_UNSUPPORTED,
-	       "member c is new at offset 8; used by get(), inside type holder");
+	       "member c is new at offset 8; used by get(), type holder");
 	refuse("-x c -fPIE", base, appended, PE_ERR_UNSUPPORTED, "in a table of the patch's own");
+}
+
+/* The variable's own size or contents change too: the type is the cause. */
+static void a_changed_type_of_a_variable_is_named_with_the_member(void **state)
+{
+	static const char program[] = "struct s { int a; %sint b; int c[9]; };\n"
+				      "static struct s all = { .a = 1, .b = 2 };\n"
+				      "int entry(int n) { return all.a += all.b * n; }\n";
+	pe_auto_free char *base = NULL, *moved = NULL;
+
+	assert_true(asprintf(&base, program, "") > 0);
+	assert_true(asprintf(&moved, program, "long fresh; ") > 0);
+	refuse("-x c -fPIE", base, moved, PE_ERR_UNSUPPORTED,
+	       "type s, which is in use: member b moves from offset 4 to 16; used by variable all");
 }
 
 static void a_changed_type_of_replaced_functions_alone_is_allowed(void **state)
@@ -356,6 +372,7 @@ int main(void)
 		cmocka_unit_test(main_is_refused),
 		cmocka_unit_test(a_changed_layout_of_a_type_is_refused),
 		cmocka_unit_test(a_changed_type_is_refused_with_who_uses_it),
+		cmocka_unit_test(a_changed_type_of_a_variable_is_named_with_the_member),
 		cmocka_unit_test(a_changed_type_of_replaced_functions_alone_is_allowed),
 		cmocka_unit_test(a_changed_signature_is_refused_with_who_calls),
 		cmocka_unit_test(a_static_function_and_all_callers_may_change_their_signature),
