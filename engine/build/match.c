@@ -143,16 +143,25 @@ static bool try_at(struct match_state *state, struct pe_match_function *function
 	return true;
 }
 
-static void pass_named(struct pe_match *match, struct match_state *state)
+/*
+ * @last: what differs now is settled. Before, it gets another try when more is known: a .cold part
+ * that leads into its function, whose jumps have other sizes in the image.
+ */
+static void pass_named(struct pe_match *match, struct match_state *state, bool last)
 {
 	for (size_t i = 0; i < match->function_count && !state->no_memory; i++) {
 		struct pe_match_function *function = &match->functions[i];
 		struct candidates list = { 0 };
-		char *cause;
+		char *cause = NULL;
 
+		if (!pending(function))
+			continue;
 		candidates_by_name(state, function->symbol, &list);
-		if (list.count == 1 && !try_at(state, function, list.vaddrs[0], &cause))
+		bool differs = list.count == 1 && !try_at(state, function, list.vaddrs[0], &cause);
+		if (differs && last)
 			settle_different(state, function, list.vaddrs[0], cause);
+		else
+			free(cause);
 		free(list.vaddrs);
 	}
 }
@@ -399,7 +408,8 @@ static struct pe_error *match_passes(struct pe_match *match, struct match_state 
 
 	if (err)
 		return err;
-	pass_named(match, state);
+	pass_named(match, state, false);
+	pass_named(match, state, true);
 	pass_referred(match, state);
 	pass_several(match, state, false);
 	if (!state->has_locals)

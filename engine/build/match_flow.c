@@ -322,6 +322,24 @@ bool match_flow_at(const struct match_state *state, const struct pe_object_secti
 	return false;
 }
 
+bool match_is_padding(const struct match_state *state, uint64_t vaddr, uint64_t end)
+{
+	struct match_code code = { .vaddr = vaddr };
+	struct walk walk = { .code = &code, .image_size = end - vaddr };
+
+	if (vaddr > end || end - vaddr > SLACK)
+		return false;
+	code.image = pe_image_bytes(state->image, vaddr, walk.image_size);
+	if (!code.image || cs_open(CS_ARCH_X86, CS_MODE_64, &walk.handle) != CS_ERR_OK)
+		return false;
+	walk.insn = cs_malloc(walk.handle);
+	bool padding = walk.insn && image_padding_skip(&walk, 0) == walk.image_size;
+	if (walk.insn)
+		cs_free(walk.insn, 1);
+	cs_close(&walk.handle);
+	return padding;
+}
+
 void match_flows_drop(struct match_state *state, const struct match_flow *until)
 {
 	while (state->flows != until) {

@@ -105,6 +105,8 @@ bool match_flow_compare(struct match_state *state, const struct pe_object_symbol
  * second look was needed there. */
 bool match_flow_at(const struct match_state *state, const struct pe_object_section *section,
 		   uint64_t offset, uint64_t *vaddr);
+/* Is there nothing but padding from @vaddr to @end in the image? */
+bool match_is_padding(const struct match_state *state, uint64_t vaddr, uint64_t end);
 void match_flows_drop(struct match_state *state, const struct match_flow *until);
 
 struct match_equal {

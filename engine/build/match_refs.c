@@ -345,8 +345,13 @@ static bool inner_agrees(struct match_state *state, const struct pe_object_secti
 	const struct match_place *place = &state->sections[section->index];
 	uint64_t expected = place->vaddr + offset;
 
-	if (!match_flow_at(state, section, offset, &expected) && !place->known)
+	if (match_flow_at(state, section, offset, &expected)) {
+		/* A label may stand before padding. */
+		if (match_is_padding(state, vaddr, expected))
+			return true;
+	} else if (!place->known) {
 		return true;
+	}
 	return vaddr == expected || disagree(cause, "refers to %#lx, not to %s+%#lx at %#lx", vaddr,
 					     section->name, offset, expected);
 }

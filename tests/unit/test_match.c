@@ -348,6 +348,59 @@ static void a_weak_instance_from_another_object_says_so(void **state)
 	match_close(match);
 }
 
+/*
+ * A switch behind a jump of another size, as distances in the image make it; one of its labels
+ * stands before padding that the image lacks. Its .cold part, which stands first, leads back in.
+ */
+static const char flow_source[] =
+	".section .text.unlikely.pick,\"ax\",@progbits\n"
+	"pick.cold:\n	addl $5, %eax\n	jmp .Lback\n"
+	".size pick.cold, . - pick.cold\n.type pick.cold, @function\n"
+	".section .text.pick,\"ax\",@progbits\n.globl pick\n.type pick, @function\n"
+	"pick:\n	cmpl $3, %edi\n	ja pick.cold\n	JUMP .Lon\n	int3\n"
+	".Lon:\n	leaq .Ltable(%rip), %rdx\n	movslq (%rdx,%rdi,4), %rax\n"
+	"	addq %rdx, %rax\n	jmp *%rax\n"
+	".Lzero:\n	movl $10, %eax\n	ret\n"
+	".Lone:\nPADDING\n.Lloop:\n	incl %eax\n	js .Lloop\n	ret\n"
+	".Lback:\n	movl $30, %eax\n	ret\n.Lthree:\n	movl $40, %eax\n	ret\n"
+	".size pick, . - pick\n"
+	".section .rodata\n.align 4\n"
+	".Lother: .long .Lthree - .Lother, .Lzero - .Lother\n"
+	".Ltable: .long .Lzero - .Ltable, .Lone - .Ltable, FIRST - .Ltable, SECOND - .Ltable\n"
+	".section .text.user,\"ax\",@progbits\n.globl user\n.type user, @function\n"
+	"user:\n	leaq .Lother(%rip), %rax\n	ret\n.size user, . - user\n"
+	".section .note.GNU-stack,\"\",@progbits\n";
+
+static struct pe_match *match_flow(const char *first, const char *second)
+{
+	write_text("flow.S", flow_source);
+	write_text("m.c", "int pick(unsigned); void *user(void);\n"
+			  "int main(int c, char **v) { return pick(c) + !user(); }\n");
+	run("gcc -c -DFIRST=.Lback -DSECOND=.Lthree '-DJUMP={disp32} jmp' '-DPADDING=nopw "
+	    "8(%%rax)' "
+	    "flow.S -o flow.o");
+	run("gcc -c -DFIRST=%s -DSECOND=%s -DJUMP=jmp -DPADDING= flow.S -o shipped.o", first,
+	    second);
+	run("gcc m.c shipped.o -o p && nm --defined-only p > p.sym && strip p");
+	return match_open("flow.o", "p", true);
+}
+
+static void a_switch_behind_jumps_of_other_sizes_matches(void **state)
+{
+	struct pe_match *match = match_flow(".Lback", ".Lthree");
+
+	assert_int_equal(function_named(match, "user")->verdict, PE_MATCH_RELOCATED);
+	if (function_named(match, "pick")->verdict != PE_MATCH_RELOCATED)
+		fail_msg("pick: %s", function_named(match, "pick")->cause);
+	if (function_named(match, "pick.cold")->verdict != PE_MATCH_RELOCATED)
+		fail_msg("pick.cold: %s", function_named(match, "pick.cold")->cause);
+	match_close(match);
+	match = match_flow(".Lthree", ".Lback");
+	assert_int_equal(function_named(match, "pick")->verdict, PE_MATCH_DIFFERENT);
+	assert_non_null(strstr(function_named(match, "pick")->cause, "refers to"));
+	match_close(match);
+}
+
 /* Objects that were damaged and images that were: any verdict, no crash. */
 static void damaged_input_is_matched_without_a_crash(void **state)
 {
@@ -401,6 +454,7 @@ int main(void)
 		cmocka_unit_test(what_differs_is_named_with_its_cause),
 		cmocka_unit_test(a_function_that_the_image_lacks_is_absent),
 		cmocka_unit_test(a_weak_instance_from_another_object_says_so),
+		cmocka_unit_test(a_switch_behind_jumps_of_other_sizes_matches),
 		cmocka_unit_test(damaged_input_is_matched_without_a_crash),
 	};
 
