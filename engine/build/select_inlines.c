@@ -267,10 +267,27 @@ static void find_by_name(struct search *s)
 	}
 }
 
+/*
+ * What debug information calls the function: without a clone's suffix, and a static function of C++
+ * by its plain name, since it has no linkage name there. Owned by the caller.
+ */
+static char *name_in_dwarf(const struct pe_object_symbol *p)
+{
+	char *stem = strndup(p->name, strcspn(p->name, "."));
+
+	if (!stem || strncmp(stem, "_ZL", 3) != 0)
+		return stem;
+	char *plain = pe_demangle(stem);
+	free(stem);
+	if (plain)
+		plain[strcspn(plain, "(<")] = '\0';
+	return plain;
+}
+
 struct pe_error *pe_sel_why(const struct pe_sel *sel, struct pe_sel_unit *unit,
 			    const struct pe_object_symbol *p, enum pe_sel_why *why, char **name)
 {
-	pe_auto_free char *self = strndup(p->name, strcspn(p->name, "."));
+	pe_auto_free char *self = name_in_dwarf(p);
 	struct search s = { sel, unit, self, NULL };
 
 	*name = NULL;

@@ -148,6 +148,24 @@ static void callers_that_inlined_a_changed_function_are_replaced(void **state)
 	fixture_free(&f);
 }
 
+static void a_static_function_of_cxx_is_told_from_what_is_compiled_otherwise(void **state)
+{
+	static const char base[] =
+		"static __attribute__((noinline)) int rule(int n) { return n * n + 3; }\n"
+		"extern \"C\" int entry(int n) { return rule(n) - 1; }\n";
+	static const struct pe_source_lines lines[] = { { "unit.src", 1, 1 } };
+	static const struct pe_select_options options = { .lines = lines, .line_count = 1 };
+	pe_auto_free char *patched = strdup(base);
+	struct fixture f;
+
+	*strchr(strstr(patched, "+ 3"), '3') = '4';
+	fixture_make(&f, "-x c++ -fPIC", base, patched, &options);
+	assert_made(&f);
+	assert_non_null(find_function(&f, "_ZL4rulei"));
+	assert_string_equal(find_function(&f, "_ZL4rulei")->reason, "changed");
+	fixture_free(&f);
+}
+
 static void lines_that_move_change_nothing(void **state)
 {
 	struct fixture f;
@@ -436,6 +454,7 @@ int main(void)
 		cmocka_unit_test(a_static_local_stays_shared_when_its_number_changes),
 		cmocka_unit_test(a_new_static_of_the_same_name_in_the_same_function_is_refused),
 		cmocka_unit_test(callers_that_inlined_a_changed_function_are_replaced),
+		cmocka_unit_test(a_static_function_of_cxx_is_told_from_what_is_compiled_otherwise),
 		cmocka_unit_test(lines_that_move_change_nothing),
 		cmocka_unit_test(clones_correlate_whatever_their_number),
 		cmocka_unit_test(the_cold_part_belongs_to_its_function),
