@@ -370,8 +370,23 @@ static void mark_doubtful(struct group *g)
 	}
 }
 
+/* As many as before, and no name that the compiler may have numbered anew. */
+static bool names_stay(const struct group *g)
+{
+	size_t stem;
+
+	for (size_t i = 0; i < g->patched_count; i++) {
+		if (pe_sel_numbered(g->patched[i].symbol->name, &stem) ||
+		    count_alike(RULE_NAME, g->base, g->base_count, &g->patched[i]) != 1)
+			return false;
+	}
+	return g->base_count == g->patched_count;
+}
+
 static void pair_variables(struct group *g)
 {
+	if (names_stay(g))
+		apply_rule(g, RULE_NAME, true);
 	apply_rule(g, RULE_USERS, true);
 	pair_by_common_users(g);
 	size_t left = unpaired(g->base, g->base_count);

@@ -6,6 +6,7 @@
  * uses them.
  */
 #include <ctype.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "build/select_private.h"
@@ -53,6 +54,45 @@ static void drop_discriminators(char *name)
 	*out = 0;
 }
 
+/* Does @name, cut off at @end, end with a source name: its length in decimal, then so many bytes?
+ */
+static bool ends_with_source_name(const char *name, size_t end)
+{
+	for (size_t length = 1; length + 1 < end; length++) {
+		char digits[21];
+		int count = snprintf(digits, sizeof(digits), "%zu", length);
+		size_t start = end - length;
+
+		if ((size_t)count < start && !memcmp(name + start - count, digits, (size_t)count) &&
+		    !isdigit((unsigned char)name[start - (size_t)count - 1]))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Drops what tells the second variable of a name in one function from the first (Itanium C++ ABI
+ * 5.1.6): "_0", or "__10_" from the eleventh on. A new one in front makes the old one the second.
+ */
+static void drop_local_discriminator(char *name)
+{
+	size_t length = strlen(name), end = length;
+
+	if (strncmp(name, "_ZZ", 3) != 0 && strncmp(name, "_ZGVZ", 5) != 0)
+		return;
+	bool many = end && name[end - 1] == '_';
+	end -= many;
+	while (end && isdigit((unsigned char)name[end - 1]))
+		end--;
+	size_t underscores = many ? 2 : 1;
+	if (end == length - many || end < underscores || name[end - 1] != '_' ||
+	    name[end - underscores] != '_')
+		return;
+	end -= underscores;
+	if (ends_with_source_name(name, end))
+		name[end] = 0;
+}
+
 char *pe_sel_name_key(const char *name)
 {
 	char *key = strdup(name);
@@ -64,5 +104,6 @@ char *pe_sel_name_key(const char *name)
 	drop_numbers(key);
 	if (!strncmp(key, "_Z", 2))
 		drop_discriminators(key);
+	drop_local_discriminator(key);
 	return key;
 }

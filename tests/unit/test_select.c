@@ -121,6 +121,35 @@ static void a_new_static_of_the_same_name_in_the_same_function_is_refused(void *
 		     NULL);
 	assert_refused(&f, PE_ERR_UNSUPPORTED, "cannot tell which");
 	fixture_free(&f);
+	/* In C++ the name of the first is plain: now that of the new one. */
+	fixture_make(&f, "-x c++ -fPIC",
+		     "extern \"C\" int entry(int k) { static int count_2; return count_2 += k; }\n",
+		     "extern \"C\" int entry(int k) { { static int count_2; k += count_2++; }\n"
+		     "static int count_2; return count_2 += k; }\n",
+		     NULL);
+	assert_refused(&f, PE_ERR_UNSUPPORTED, "cannot tell which");
+	fixture_free(&f);
+}
+
+static void statics_of_one_name_in_one_function_go_on_while_their_number_stays(void **state)
+{
+	static const char source[] =
+		"extern \"C\" int entry(int k) { if (k) { static int n = 5; return ++n; }\n"
+		"{ static int n = 7; static int n_1; return n += n_1 += %d; } }\n";
+	pe_auto_free char *base = NULL, *patched = NULL;
+	struct fixture f;
+
+	assert_true(asprintf(&base, source, 2) > 0);
+	assert_true(asprintf(&patched, source, 3) > 0);
+	fixture_make(&f, "-x c++ -fPIC", base, patched, NULL);
+	assert_made(&f);
+	assert_kind(&f, "_ZZ5entryE1n", PE_SYM_TARGET);
+	assert_kind(&f, "_ZZ5entryE1n_0", PE_SYM_TARGET);
+	assert_kind(&f, "_ZZ5entryE3n_1", PE_SYM_TARGET);
+	assert_int_equal(find_symbol(&f, "_ZZ5entryE1n")->value, image_address(&f, "_ZZ5entryE1n"));
+	assert_int_equal(find_symbol(&f, "_ZZ5entryE1n_0")->value,
+			 image_address(&f, "_ZZ5entryE1n_0"));
+	fixture_free(&f);
 }
 
 static void callers_that_inlined_a_changed_function_are_replaced(void **state)
@@ -453,6 +482,8 @@ int main(void)
 		cmocka_unit_test(only_the_strings_that_are_used_are_copied),
 		cmocka_unit_test(a_static_local_stays_shared_when_its_number_changes),
 		cmocka_unit_test(a_new_static_of_the_same_name_in_the_same_function_is_refused),
+		cmocka_unit_test(
+			statics_of_one_name_in_one_function_go_on_while_their_number_stays),
 		cmocka_unit_test(callers_that_inlined_a_changed_function_are_replaced),
 		cmocka_unit_test(a_static_function_of_cxx_is_told_from_what_is_compiled_otherwise),
 		cmocka_unit_test(lines_that_move_change_nothing),

@@ -1,5 +1,0 @@
-SET sql_mode='';
-CREATE TEMPORARY TABLE t (a INET6, b INET4, c UUID);
-INSERT INTO t VALUES ('abc', 'long', 'very long');
-SHOW WARNINGS;
-DROP TEMPORARY TABLE t;
