@@ -182,8 +182,10 @@ static struct pe_error *match_target(const struct match_options *o,
 	pe_progress_init(&progress, !o->common.json && !o->common.quiet);
 	build.progress = care_build_progress;
 	build.progress_ctx = &progress;
-	build.no_cache = o->no_cache;
-	err = match(o, &build, &units);
+	if (o->no_cache)
+		err = pe_build_no_cache(&build);
+	if (!err)
+		err = match(o, &build, &units);
 	pe_progress_done(&progress);
 	if (!err)
 		print(&units, o);

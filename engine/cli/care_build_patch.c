@@ -371,8 +371,9 @@ static struct pe_error *patch_target(const struct patch_options *o,
 	pe_progress_init(&progress, !o->common.json && !o->common.quiet);
 	build.progress = care_build_progress;
 	build.progress_ctx = &progress;
-	build.no_cache = o->no_cache;
 	err = pe_build_share(&build, work);
+	if (!err && o->no_cache)
+		err = pe_build_no_cache(&build);
 	if (!err)
 		err = patch_make(o, &build, work);
 	pe_build_close(&build);
