@@ -24,7 +24,7 @@ static const char style[] =
 	"font-variant-numeric:tabular-nums}"
 	"code,pre,.c{font:12.5px/1.45 ui-monospace,Menlo,Consolas,monospace}"
 	"pre{background:#f6f8fa;border:1px solid #d5dae1;border-radius:6px;padding:.7rem;"
-	"overflow:auto;margin:.3rem 0}"
+	"overflow:auto;margin:.3rem 0}.why{white-space:pre-wrap;overflow-wrap:anywhere}"
 	".s{display:inline-block;border-radius:4px;padding:0 .5rem;background:#e6edf7;"
 	"margin-right:.4rem}.s.bad{background:#fde3e1}"
 	".add{background:#dcf5e3}.del{background:#fde3e1}.hunk{color:#5b4bb0}.file{font-weight:700}"
@@ -436,7 +436,7 @@ struct pe_error *pe_report_html(const struct pe_patch *patch, const struct pe_im
 
 static void put_refusal(FILE *out, const struct pe_refusal *refusal)
 {
-	fputs("<h2>Why it is refused</h2>\n<pre>", out);
+	fputs("<h2>Why it is refused</h2>\n<pre class=\"why\">", out);
 	put(out, refusal->message);
 	fputs("</pre>\n<table>\n", out);
 	row(out, "kind of refusal", refusal->code);

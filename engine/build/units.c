@@ -32,6 +32,12 @@ const struct pe_tree *pe_build_tree(const struct pe_build *build)
 	return build->tree.path ? &build->tree : NULL;
 }
 
+struct pe_error *pe_build_no_cache(struct pe_build *build)
+{
+	build->no_cache = true;
+	return pe_strv_add(&build->env, "CCACHE_RECACHE=1") ? NULL : pe_error_nomem();
+}
+
 struct pe_error *pe_build_share(struct pe_build *build, const char *dir)
 {
 	return pe_strv_add(&build->tree.shared, dir) ? NULL : pe_error_nomem();

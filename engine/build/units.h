@@ -20,7 +20,7 @@ struct pe_build {
 	struct pe_strv env;  /* of compilers */
 	struct pe_tree tree; /* that they run in; its path is NULL when that is this machine */
 	const char *temp;    /* directory for objects that are not kept */
-	bool no_cache;	     /* compile even what is kept */
+	bool no_cache;	     /* compile even what is kept; set by pe_build_no_cache */
 	/* What is done now; may be NULL. */
 	void (*progress)(void *ctx, const char *text);
 	void *progress_ctx;
@@ -43,6 +43,8 @@ struct pe_units {
 struct pe_error *pe_build_open(const struct pe_build_target *target, const char *temp,
 			       struct pe_build *ret) pe_must_check;
 void pe_build_close(struct pe_build *build);
+/* Everything is compiled anew: objects that are kept, here or by ccache, are not used. */
+struct pe_error *pe_build_no_cache(struct pe_build *build) pe_must_check;
 /* For runs of compilers: where they run. NULL: on this machine. */
 const struct pe_tree *pe_build_tree(const struct pe_build *build);
 /* Compilers will read and write below @dir too. */

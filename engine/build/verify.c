@@ -247,10 +247,11 @@ struct pe_error *pe_verify(struct pe_build *build, const struct pe_patch *patch,
 	*ret = (struct pe_verify_result){ 0 };
 	if (!again)
 		return pe_error_nomem();
-	build->no_cache = true;
 
-	struct pe_error *err = pe_verify_target(build, patch);
+	struct pe_error *err = pe_build_no_cache(build);
 
+	if (!err)
+		err = pe_verify_target(build, patch);
 	if (!err)
 		err = check_original(build, patch, ret);
 	if (!err)

@@ -6,6 +6,7 @@
 #include "engine/patch.h"
 #include "engine/show.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -37,7 +38,39 @@ static const struct argp_option common_options[] = {
 	{ 0 },
 };
 
-const struct argp care_build_common_argp = { common_options, common_parse };
+static const struct argp common_argp = { common_options, common_parse };
+
+const struct argp_child care_build_common[] = { { &common_argp }, { 0 } };
+
+bool care_build_set_text(const struct care_build_text *texts, int key, const char *arg)
+{
+	for (; texts->key; texts++) {
+		if (texts->key == key) {
+			*texts->value = arg;
+			return true;
+		}
+	}
+	return false;
+}
+
+unsigned long care_build_number(const char *arg, unsigned long least, unsigned long most,
+				const struct argp_state *state, const char *option)
+{
+	unsigned long number;
+	char *end;
+
+	errno = 0;
+	number = strtoul(arg, &end, 10);
+	if (errno || end == arg || *end || *arg == '-' || number < least || number > most)
+		argp_error(state, "%s wants a number from %lu to %lu, not \"%s\"", option, least,
+			   most, arg);
+	return number;
+}
+
+void care_build_progress(void *ctx, const char *text)
+{
+	pe_progress_step(ctx, "%s", text);
+}
 
 struct level {
 	const char *name;
@@ -118,10 +151,10 @@ static error_t show_parse(int key, char *arg, struct argp_state *state)
 
 struct pe_error *care_build_show(int argc, char **argv, bool *json)
 {
-	static const struct argp_child children[] = { { &care_build_common_argp }, { 0 } };
 	static const struct argp argp = {
 		NULL, show_parse, "FILE",
-		"Print what is in a patch file: manifest, functions, symbols, sizes.", children
+		"Print what is in a patch file: manifest, functions, symbols, sizes.",
+		care_build_common
 	};
 	struct show_options options = { 0 };
 

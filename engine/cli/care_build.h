@@ -4,6 +4,7 @@
 #define CLI_CARE_BUILD_H
 
 #include <argp.h>
+#include <stdbool.h>
 
 #include "engine/cli.h"
 #include "engine/error.h"
@@ -14,8 +15,23 @@ struct care_build_common {
 	bool quiet;
 };
 
-/* The child parser of --json and --quiet; its input is a struct care_build_common. */
-extern const struct argp care_build_common_argp;
+/* The child parser of --json and --quiet, as a list; its input is a struct care_build_common. */
+extern const struct argp_child care_build_common[];
+
+/* An option that has a text for its value. A table of them ends with key 0. */
+struct care_build_text {
+	int key;
+	const char **value;
+};
+
+/* Sets the value of @key if @texts has it. */
+bool care_build_set_text(const struct care_build_text *texts, int key, const char *arg);
+/* The number from @least to @most that @arg is; ends the program with help on @option if it is
+ * none. */
+unsigned long care_build_number(const char *arg, unsigned long least, unsigned long most,
+				const struct argp_state *state, const char *option);
+/* A pe_build's progress, when its context is a struct pe_progress. */
+void care_build_progress(void *ctx, const char *text);
 
 /*
  * A sub-command; argv[0] is its full name for help texts. It returns its error, which main prints

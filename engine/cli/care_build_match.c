@@ -74,11 +74,6 @@ static const char *const verdicts[] = {
 	[PE_MATCH_ABSENT] = "not in the binary",
 };
 
-static void on_progress(void *ctx, const char *text)
-{
-	pe_progress_step(ctx, "%s", text);
-}
-
 static json_t *unit_json(const struct pe_unit *unit)
 {
 	json_t *json = pe_match_to_json(unit->match);
@@ -185,10 +180,12 @@ static struct pe_error *match_target(const struct match_options *o,
 	if (err)
 		return err;
 	pe_progress_init(&progress, !o->common.json && !o->common.quiet);
-	build.progress = on_progress;
+	build.progress = care_build_progress;
 	build.progress_ctx = &progress;
-	build.no_cache = o->no_cache;
-	err = match(o, &build, &units);
+	if (o->no_cache)
+		err = pe_build_no_cache(&build);
+	if (!err)
+		err = match(o, &build, &units);
 	pe_progress_done(&progress);
 	if (!err)
 		print(&units, o);
@@ -199,8 +196,7 @@ static struct pe_error *match_target(const struct match_options *o,
 
 struct pe_error *care_build_match(int argc, char **argv, bool *json)
 {
-	static const struct argp_child children[] = { { &care_build_common_argp }, { 0 } };
-	static const struct argp argp = { option_table, parse, "FILE...", doc, children };
+	static const struct argp argp = { option_table, parse, "FILE...", doc, care_build_common };
 	struct match_options o = { 0 };
 	struct pe_build_target *target = NULL;
 

@@ -70,18 +70,6 @@ static const struct argp_option option_table[] = {
 	{ 0 },
 };
 
-static error_t parse_number(const char *arg, unsigned long max, unsigned long *ret,
-			    struct argp_state *state, const char *option)
-{
-	char *end;
-
-	errno = 0;
-	*ret = strtoul(arg, &end, 10);
-	if (errno || end == arg || *end || *ret > max || *arg == '-')
-		argp_error(state, "%s wants a number up to %lu, not \"%s\"", option, max, arg);
-	return 0;
-}
-
 /* --cvss and --url belong to the --cve before them: fills the list up to there. */
 static error_t parse_cve_fact(struct patch_options *o, struct pe_strv *list, const char *arg,
 			      struct argp_state *state)
@@ -109,12 +97,10 @@ static void parse_end(const struct patch_options *o, struct argp_state *state)
 		argp_error(state, "--kind is security or bugfix");
 }
 
-static error_t parse_text(int key, const char *arg, struct patch_options *o)
+static error_t parse(int key, char *arg, struct argp_state *state)
 {
-	const struct {
-		int key;
-		const char **value;
-	} texts[] = {
+	struct patch_options *o = state->input;
+	const struct care_build_text texts[] = {
 		{ KEY_TARGET, &o->target },
 		{ KEY_NAME, &o->name },
 		{ KEY_OUT, &o->out },
@@ -123,21 +109,11 @@ static error_t parse_text(int key, const char *arg, struct patch_options *o)
 		{ KEY_KEEP, &o->keep },
 		{ KEY_IMAGE, &o->image },
 		{ KEY_REPORT, &o->page },
+		{ 0 },
 	};
 
-	for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++) {
-		if (texts[i].key == key) {
-			*texts[i].value = arg;
-			return 0;
-		}
-	}
-	return ARGP_ERR_UNKNOWN;
-}
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-	struct patch_options *o = state->input;
-
+	if (care_build_set_text(texts, key, arg))
+		return 0;
 	switch (key) {
 	case ARGP_KEY_INIT:
 		state->child_inputs[0] = &o->common;
@@ -152,15 +128,17 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 				   "one patch is for one image: a program and a library lie "
 				   "too far apart for one piece of code to reach both; make a "
 				   "patch for each --image");
-		return parse_text(key, arg, o);
+		return ARGP_ERR_UNKNOWN;
 	case KEY_CVSS:
 		return parse_cve_fact(o, &o->scores, arg, state);
 	case KEY_URL:
 		return parse_cve_fact(o, &o->urls, arg, state);
 	case KEY_LEVEL:
-		return parse_number(arg, UINT32_MAX, &o->level, state, "--level");
+		o->level = care_build_number(arg, 0, UINT32_MAX, state, "--level");
+		return 0;
 	case KEY_MAX_UNITS:
-		return parse_number(arg, 100000, &o->max_units, state, "--max-units");
+		o->max_units = care_build_number(arg, 0, 100000, state, "--max-units");
+		return 0;
 	case KEY_INDEPENDENT:
 		o->independent = true;
 		return 0;
@@ -179,7 +157,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		parse_end(o, state);
 		return 0;
 	default:
-		return parse_text(key, arg, o);
+		return ARGP_ERR_UNKNOWN;
 	}
 }
 
@@ -295,11 +273,6 @@ static void report_print(const struct patch_options *o, const struct pe_patch *p
 
 /* ---- the work ---- */
 
-static void on_progress(void *ctx, const char *text)
-{
-	pe_progress_step(ctx, "%s", text);
-}
-
 /* Where the patched tree goes: --keep DIR, or below the temporary directory. */
 static struct pe_error *work_directory(const struct patch_options *o, const char *temp, char **ret)
 {
@@ -396,10 +369,11 @@ static struct pe_error *patch_target(const struct patch_options *o,
 	if (err)
 		return err;
 	pe_progress_init(&progress, !o->common.json && !o->common.quiet);
-	build.progress = on_progress;
+	build.progress = care_build_progress;
 	build.progress_ctx = &progress;
-	build.no_cache = o->no_cache;
 	err = pe_build_share(&build, work);
+	if (!err && o->no_cache)
+		err = pe_build_no_cache(&build);
 	if (!err)
 		err = patch_make(o, &build, work);
 	pe_build_close(&build);
@@ -416,8 +390,7 @@ static void options_deinit(struct patch_options *o)
 
 struct pe_error *care_build_patch(int argc, char **argv, bool *json)
 {
-	static const struct argp_child children[] = { { &care_build_common_argp }, { 0 } };
-	static const struct argp argp = { option_table, parse, NULL, doc, children };
+	static const struct argp argp = { option_table, parse, NULL, doc, care_build_common };
 	__attribute__((cleanup(options_deinit))) struct patch_options o = { .max_units = 32 };
 	struct pe_build_target *target = NULL;
 

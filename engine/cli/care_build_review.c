@@ -49,11 +49,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	}
 }
 
-static void on_progress(void *ctx, const char *text)
-{
-	pe_progress_step(ctx, "%s", text);
-}
-
 static void cleanup_target(struct pe_build_target **target)
 {
 	pe_build_target_free(*target);
@@ -175,7 +170,7 @@ static struct pe_error *verify_with(const struct review_options *o, const struct
 	if (err)
 		return err;
 	pe_progress_init(&progress, !o->common.json && !o->common.quiet);
-	build.progress = on_progress;
+	build.progress = care_build_progress;
 	build.progress_ctx = &progress;
 	err = pe_verify(&build, patch, bytes, size, work, &result);
 	pe_progress_done(&progress);
@@ -194,9 +189,8 @@ static struct pe_error *verify_with(const struct review_options *o, const struct
 
 struct pe_error *care_build_verify(int argc, char **argv, bool *json)
 {
-	static const struct argp_child children[] = { { &care_build_common_argp }, { 0 } };
 	static const struct argp argp = { verify_option_table, parse, "FILE", verify_doc,
-					  children };
+					  care_build_common };
 	struct review_options o = { 0 };
 	auto_target struct pe_build_target *target = NULL;
 	auto_patch struct pe_patch *patch = NULL;
@@ -253,9 +247,8 @@ static struct pe_error *report_write(const struct review_options *o, const struc
 
 struct pe_error *care_build_report(int argc, char **argv, bool *json)
 {
-	static const struct argp_child children[] = { { &care_build_common_argp }, { 0 } };
 	static const struct argp argp = { report_option_table, parse, "FILE", report_doc,
-					  children };
+					  care_build_common };
 	struct review_options o = { 0 };
 	auto_target struct pe_build_target *target = NULL;
 	auto_patch struct pe_patch *patch = NULL;

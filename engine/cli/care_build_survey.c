@@ -47,35 +47,18 @@ static const struct argp_option option_table[] = {
 	{ 0 },
 };
 
-static error_t parse_number(const char *arg, unsigned long *ret, struct argp_state *state)
-{
-	char *end;
-
-	errno = 0;
-	*ret = strtoul(arg, &end, 10);
-	if (errno || *end || !*ret || *ret > 100000 || *arg == '-')
-		argp_error(state, "a number from 1 to 100000 is wanted, not \"%s\"", arg);
-	return 0;
-}
-
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct survey_options *o = state->input;
-	const struct {
-		int key;
-		const char **value;
-	} texts[] = {
-		{ KEY_TARGET, &o->target }, { KEY_NEW, &o->new },   { KEY_OLD, &o->old },
-		{ KEY_PID, &o->pid },	    { KEY_KEEP, &o->keep }, { KEY_OUT, &o->out },
-		{ KEY_IMAGE, &o->image },
+	const struct care_build_text texts[] = {
+		{ KEY_TARGET, &o->target }, { KEY_NEW, &o->new },
+		{ KEY_OLD, &o->old },	    { KEY_PID, &o->pid },
+		{ KEY_KEEP, &o->keep },	    { KEY_OUT, &o->out },
+		{ KEY_IMAGE, &o->image },   { 0 },
 	};
 
-	for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++) {
-		if (texts[i].key == key) {
-			*texts[i].value = arg;
-			return 0;
-		}
-	}
+	if (care_build_set_text(texts, key, arg))
+		return 0;
 	switch (key) {
 	case ARGP_KEY_INIT:
 		state->child_inputs[0] = &o->common;
@@ -87,9 +70,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		o->together = true;
 		return 0;
 	case KEY_JOBS:
-		return parse_number(arg, &o->jobs, state);
+		o->jobs = care_build_number(arg, 1, 1024, state, "--jobs");
+		return 0;
 	case KEY_MAX_UNITS:
-		return parse_number(arg, &o->max_units, state);
+		o->max_units = care_build_number(arg, 1, 100000, state, "--max-units");
+		return 0;
 	case ARGP_KEY_ARG:
 		return pe_strv_add(&o->below, arg) ? 0 : ENOMEM;
 	case ARGP_KEY_END:
@@ -365,8 +350,8 @@ static struct pe_error *survey(const struct survey_options *o, const struct pe_b
 
 struct pe_error *care_build_survey(int argc, char **argv, bool *json)
 {
-	static const struct argp_child children[] = { { &care_build_common_argp }, { 0 } };
-	static const struct argp argp = { option_table, parse, "[PATH...]", doc, children };
+	static const struct argp argp = { option_table, parse, "[PATH...]", doc,
+					  care_build_common };
 	struct survey_options o = { .max_units = 32 };
 	struct pe_build_target *target = NULL;
 

@@ -61,22 +61,20 @@ static const struct argp_option add_option_table[] = {
 static error_t add_parse(int key, char *arg, struct argp_state *state)
 {
 	struct add_options *o = state->input;
-	const struct {
-		int key;
-		const char **value;
-	} texts[] = {
-		{ KEY_DEBIAN, &o->debian }, { KEY_SUITE, &o->suite },
-		{ KEY_NAME, &o->name },	    { KEY_DATABASE, &o->database },
-		{ KEY_BINARY, &o->binary }, { KEY_SYMBOLS, &o->symbols },
-		{ KEY_ROOT, &o->root },	    { KEY_VERSION, &o->version },
+	const struct care_build_text texts[] = {
+		{ KEY_DEBIAN, &o->debian },
+		{ KEY_SUITE, &o->suite },
+		{ KEY_NAME, &o->name },
+		{ KEY_DATABASE, &o->database },
+		{ KEY_BINARY, &o->binary },
+		{ KEY_SYMBOLS, &o->symbols },
+		{ KEY_ROOT, &o->root },
+		{ KEY_VERSION, &o->version },
+		{ 0 },
 	};
 
-	for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++) {
-		if (texts[i].key == key) {
-			*texts[i].value = arg;
-			return 0;
-		}
-	}
+	if (care_build_set_text(texts, key, arg))
+		return 0;
 	switch (key) {
 	case ARGP_KEY_INIT:
 		state->child_inputs[0] = &o->common;
@@ -107,11 +105,6 @@ static const char add_doc[] =
 	"  care-build target add program --name hello --compile-commands "
 	"build/compile_commands.json "
 	"--binary build/hello";
-
-static void on_progress(void *ctx, const char *text)
-{
-	pe_progress_step(ctx, "%s", text);
-}
 
 static struct pe_error *report_added(const char *name, bool json, const char *note)
 {
@@ -161,7 +154,7 @@ static struct pe_error *add_debian(const struct pe_debian_recipe *recipe,
 		.name = name,
 		.version = o->debian,
 		.suite = o->suite,
-		.progress = on_progress,
+		.progress = care_build_progress,
 		.ctx = &progress,
 	};
 	struct pe_error *err = pe_debian_add(recipe, &options, &note);
@@ -248,8 +241,8 @@ static struct pe_error *add_program(const struct add_options *o)
 
 static struct pe_error *target_add(int argc, char **argv, bool *json)
 {
-	static const struct argp_child children[] = { { &care_build_common_argp }, { 0 } };
-	static const struct argp argp = { add_option_table, add_parse, "WHAT", add_doc, children };
+	static const struct argp argp = { add_option_table, add_parse, "WHAT", add_doc,
+					  care_build_common };
 	struct add_options o = { 0 };
 
 	argp_parse(&argp, argc, argv, 0, NULL, &o);
@@ -299,8 +292,8 @@ static error_t name_parse(int key, char *arg, struct argp_state *state)
 static void name_args(int argc, char **argv, bool wanted, const char *doc,
 		      struct name_options *options)
 {
-	static const struct argp_child children[] = { { &care_build_common_argp }, { 0 } };
-	const struct argp argp = { NULL, name_parse, wanted ? "NAME" : NULL, doc, children };
+	const struct argp argp = { NULL, name_parse, wanted ? "NAME" : NULL, doc,
+				   care_build_common };
 
 	options->wanted = wanted;
 	argp_parse(&argp, argc, argv, 0, NULL, options);
