@@ -25,6 +25,8 @@
 #include <sys/capability.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "agent/lines.h"
 #include "agent/sockets.h"
@@ -35,7 +37,7 @@
 
 const char *argp_program_version = PROGRAM " (DatabaseCare) " CARE_VERSION;
 
-enum { MESSAGE_MOST = 1 << 16, MINDED_MOST = 4096, EVENT_ROOM = 8 << 20 };
+enum { MESSAGE_MOST = 1 << 16, MINDED_MOST = 4096, EVENT_ROOM = 8 << 20, HEAR_MS = 1000 };
 
 struct watch {
 	int events; /* netlink; -1: none */
@@ -133,6 +135,22 @@ static struct pe_error *tell(struct watch *watch, json_t *message)
 	return err ? err : agent_lines_flush(&watch->agent);
 }
 
+union datagram {
+	struct nlmsghdr first;
+	char bytes[8192];
+};
+
+/* NULL: the message is none of the connector's events. */
+static const struct proc_event *event_of(const struct nlmsghdr *header)
+{
+	const struct cn_msg *message = NLMSG_DATA(header);
+
+	return header->nlmsg_type == NLMSG_DONE && message->id.idx == CN_IDX_PROC &&
+			       message->len >= sizeof(struct proc_event)
+		       ? (const struct proc_event *)message->data
+		       : NULL;
+}
+
 static struct pe_error *one_event(struct watch *watch, const struct proc_event *event)
 {
 	char comm[32];
@@ -160,10 +178,7 @@ static struct pe_error *one_event(struct watch *watch, const struct proc_event *
 
 static struct pe_error *take_events(struct watch *watch)
 {
-	union {
-		struct nlmsghdr align;
-		char bytes[8192];
-	} buffer;
+	union datagram buffer;
 	ssize_t got = recv(watch->events, &buffer, sizeof(buffer), MSG_DONTWAIT);
 
 	if (got < 0 && errno == ENOBUFS)
@@ -172,18 +187,43 @@ static struct pe_error *take_events(struct watch *watch)
 		return errno == EAGAIN || errno == EINTR
 			       ? NULL
 			       : pe_error_errno(errno, "cannot read process events");
-	for (struct nlmsghdr *h = &buffer.align; NLMSG_OK(h, (unsigned int)got);
+	for (struct nlmsghdr *h = &buffer.first; NLMSG_OK(h, (unsigned int)got);
 	     h = NLMSG_NEXT(h, got)) {
-		const struct cn_msg *message = NLMSG_DATA(h);
-		struct pe_error *err = NULL;
+		const struct proc_event *event = event_of(h);
+		struct pe_error *err = event ? one_event(watch, event) : NULL;
 
-		if (h->nlmsg_type == NLMSG_DONE && message->id.idx == CN_IDX_PROC &&
-		    message->len >= sizeof(struct proc_event))
-			err = one_event(watch, (const struct proc_event *)message->data);
 		if (err)
 			return err;
 	}
 	return NULL;
+}
+
+/*
+ * In a pid namespace of a container the subscription succeeds and nothing comes, or what comes has
+ * the pids of the first namespace. So: does the end of a child of ours arrive, as its own?
+ */
+static bool hears(int fd)
+{
+	pid_t child = fork();
+	union datagram buffer;
+
+	if (child == 0)
+		_exit(0);
+	if (child < 0 || waitpid(child, NULL, 0) != child)
+		return false;
+	while (poll(&(struct pollfd){ fd, POLLIN, 0 }, 1, HEAR_MS) > 0) {
+		ssize_t got = recv(fd, &buffer, sizeof(buffer), MSG_DONTWAIT);
+
+		for (struct nlmsghdr *h = &buffer.first; got > 0 && NLMSG_OK(h, (unsigned int)got);
+		     h = NLMSG_NEXT(h, got)) {
+			const struct proc_event *event = event_of(h);
+
+			if (event && event->what == PROC_EVENT_EXIT &&
+			    event->event_data.exit.process_pid == child)
+				return true;
+		}
+	}
+	return false;
 }
 
 /* ---- the agent ---- */
@@ -262,6 +302,12 @@ static struct pe_error *run(void)
 
 	pe_auto_error struct pe_error *deaf = subscribe(&watch.events);
 
+	if (!deaf && !hears(watch.events)) {
+		close(watch.events);
+		watch.events = -1;
+		deaf = pe_error_new(PE_ERR_UNSUPPORTED,
+				    "process events do not reach us (a container's pid namespace)");
+	}
 	if (deaf)
 		fprintf(stderr, PROGRAM ": %s; the agent scans instead\n", deaf->message);
 	drop_rights();

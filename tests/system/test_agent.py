@@ -656,3 +656,12 @@ def test_a_server_in_a_container_is_patched_and_patched_again_when_the_container
     finally:
         agent.remove()
         server.remove()
+
+
+def test_in_a_pid_namespace_where_no_process_events_come_scans_find_what_starts(new_agent):
+    agent = new_agent(start=False)
+    agent.start(prefix=("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"))
+    wait_until(lambda: "process events do not reach us" in agent.log(), 30, "care-watch's word")
+    assert agent.ask("status")["watching"] is False
+    shown = care("dbcarectl", "status", env=agent.env).out
+    assert "process events are not heard: new servers are found by scans" in shown
