@@ -373,16 +373,32 @@ static enum dbc_verdict check_replica(const struct dbc_gates *ctx, const struct 
 		   lag, ctx->limits.max_lag_s);
 }
 
-static enum dbc_verdict check_lag(const struct dbc_gates *ctx, const struct dbc_rows *rows,
+/* Asks only where there is a limit: without one, an account without the privilege will do. */
+static enum dbc_verdict check_lag(const struct dbc_gates *ctx, const struct dbc_rows *none,
 				  char **reason)
 {
-	for (size_t i = 0; ctx->limits.max_lag_s != DBC_NO_LIMIT && i < rows->count; i++) {
-		enum dbc_verdict verdict = check_replica(ctx, rows, i, reason);
+	enum dbc_verdict verdict = DBC_GATE_OPEN;
+	struct dbc_rows rows;
+	unsigned int number;
 
-		if (verdict != DBC_GATE_OPEN)
-			return verdict;
-	}
-	return DBC_GATE_OPEN;
+	if (ctx->limits.max_lag_s == DBC_NO_LIMIT)
+		return DBC_GATE_OPEN;
+
+	pe_auto_error struct pe_error *err =
+		dbc_sql_query(ctx->sql, "SHOW ALL SLAVES STATUS", &rows, &number);
+
+	if (number == ER_SPECIFIC_ACCESS_DENIED_ERROR)
+		return say(reason, DBC_GATE_UNKNOWN,
+			   "account %s lacks the privilege REPLICA MONITOR, without which the lag "
+			   "of a replica cannot be seen; GRANT REPLICA MONITOR ON *.* TO it, or "
+			   "set no limit of lag",
+			   dbc_sql_user(ctx->sql));
+	if (err)
+		return say(reason, DBC_GATE_UNKNOWN, "%s", err->message);
+	for (size_t i = 0; verdict == DBC_GATE_OPEN && i < rows.count; i++)
+		verdict = check_replica(ctx, &rows, i, reason);
+	dbc_rows_deinit(&rows);
+	return verdict;
 }
 
 /* The statement that asks runs too, and is not counted. */
@@ -420,7 +436,7 @@ static const struct gate gates[] = {
 	  "SELECT VARIABLE_NAME, VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS "
 	  "WHERE VARIABLE_NAME LIKE 'WSREP%'",
 	  check_galera },
-	{ "lag", "a replica is not too far behind", "SHOW ALL SLAVES STATUS", check_lag },
+	{ "lag", "a replica is not too far behind", NULL, check_lag },
 	{ "load", "not too many statements run", "SHOW GLOBAL STATUS LIKE 'Threads_running'",
 	  check_load },
 };

@@ -155,9 +155,21 @@ def test_an_account_without_process_holds_instead_of_seeing_a_quiet_server(serve
         server.sql("DROP USER small@localhost")
 
 
-def test_process_through_a_role_is_enough(server, patch):
+def test_an_account_that_cannot_see_the_lag_holds_where_there_is_a_limit(server, patch):
+    server.sql("CREATE OR REPLACE USER small@localhost IDENTIFIED BY 'x'")
+    server.sql("GRANT PROCESS ON *.* TO small@localhost")
+    options = ["--no-defaults", "--user=small", "--password=x"]
+    try:
+        reason = held(server, patch, "lag", *options)
+        assert "REPLICA MONITOR" in reason and "small" in reason
+        assert gates(server, patch, *options, "--max-lag=none", expect=0)
+    finally:
+        server.sql("DROP USER small@localhost")
+
+
+def test_privileges_through_a_role_are_enough(server, patch):
     server.sql("CREATE OR REPLACE ROLE watcher")
-    server.sql("GRANT PROCESS ON *.* TO watcher")
+    server.sql("GRANT PROCESS, REPLICA MONITOR ON *.* TO watcher")
     server.sql("CREATE OR REPLACE USER small@localhost IDENTIFIED BY 'x'")
     server.sql("GRANT watcher TO small@localhost")
     server.sql("SET DEFAULT ROLE watcher FOR small@localhost")
