@@ -112,6 +112,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		{ 0 },
 	};
 
+	if (key == KEY_IMAGE && o->image)
+		argp_error(state, "one patch is for one image: a program and a library lie too far "
+				  "apart for one piece of code to reach both; make a patch for "
+				  "each --image");
 	if (care_build_set_text(texts, key, arg))
 		return 0;
 	switch (key) {
@@ -122,13 +126,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return pe_strv_add(&o->diffs, arg) ? 0 : ENOMEM;
 	case KEY_CVE:
 		return pe_strv_add(&o->cves, arg) ? 0 : ENOMEM;
-	case KEY_IMAGE:
-		if (o->image)
-			argp_error(state,
-				   "one patch is for one image: a program and a library lie "
-				   "too far apart for one piece of code to reach both; make a "
-				   "patch for each --image");
-		return ARGP_ERR_UNKNOWN;
 	case KEY_CVSS:
 		return parse_cve_fact(o, &o->scores, arg, state);
 	case KEY_URL:
