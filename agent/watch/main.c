@@ -32,6 +32,7 @@
 #include "agent/sockets.h"
 #include "engine/cleanup.h"
 #include "engine/cli.h"
+#include "engine/target.h"
 
 #define PROGRAM "care-watch"
 
@@ -200,7 +201,8 @@ static struct pe_error *take_events(struct watch *watch)
 
 /*
  * In a pid namespace of a container the subscription succeeds and nothing comes, or what comes has
- * the pids of the first namespace. So: does the end of a child of ours arrive, as its own?
+ * the pids of the first namespace, without end. So: does the end of a child of ours arrive, as its
+ * own, and in time?
  */
 static bool hears(int fd)
 {
@@ -211,7 +213,10 @@ static bool hears(int fd)
 		_exit(0);
 	if (child < 0 || waitpid(child, NULL, 0) != child)
 		return false;
-	while (poll(&(struct pollfd){ fd, POLLIN, 0 }, 1, HEAR_MS) > 0) {
+
+	uint64_t end = pe_now_us() + HEAR_MS * 1000;
+
+	while (pe_now_us() < end && poll(&(struct pollfd){ fd, POLLIN, 0 }, 1, HEAR_MS) > 0) {
 		ssize_t got = recv(fd, &buffer, sizeof(buffer), MSG_DONTWAIT);
 
 		for (struct nlmsghdr *h = &buffer.first; got > 0 && NLMSG_OK(h, (unsigned int)got);
