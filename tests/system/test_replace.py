@@ -196,10 +196,11 @@ BLOCKED = r"""
 #include <pthread.h>
 #include <stdio.h>
 #include <unistd.h>
-static volatile int leave;
+static volatile int leave, inside;
 __attribute__((noinline)) int stay(void)
 {
 	int n = 0;
+	inside = 1;
 	while (!leave) {
 		poll(NULL, 0, 2);
 		n++;
@@ -223,7 +224,8 @@ void prepare(void)
 {
 	pthread_t thread;
 	pthread_create(&thread, NULL, run, NULL);
-	usleep(20000);
+	while (!inside)
+		usleep(1000);
 }
 void say(char question)
 {

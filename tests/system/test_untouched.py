@@ -148,7 +148,7 @@ def test_a_static_program_is_patched_or_refused_but_never_harmed(tmp_path):
     static = Program(tmp_path, SOURCE, ("-O2", "-fno-pie"), ("-static", "-no-pie"))
     patch = static.patch("value", {"\treturn x;": "\treturn x + 1;"})
     with static.start() as p:
-        before = state(p.pid)
+        before = settled(p.pid)
         done = apply(patch, p.pid)
         assert done.status in (0, REFUSED), done
         assert p.ask() == ("2" if done.status == 0 else "1")
