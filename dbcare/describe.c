@@ -2,6 +2,11 @@
 /* A server as JSON. */
 #include "dbcare/describe.h"
 
+bool dbc_in_effect(const struct pe_applied *applied)
+{
+	return applied->state == PE_STATE_APPLIED || applied->state == PE_STATE_SETTLING;
+}
+
 int dbc_server_level(const struct dbc_server *server)
 {
 	int level = -1;
@@ -9,8 +14,7 @@ int dbc_server_level(const struct dbc_server *server)
 	for (size_t i = 0; i < server->applied.count; i++) {
 		const struct pe_applied *applied = &server->applied.items[i];
 
-		if ((applied->state == PE_STATE_APPLIED || applied->state == PE_STATE_SETTLING) &&
-		    (int)applied->level > level)
+		if (dbc_in_effect(applied) && (int)applied->level > level)
 			level = (int)applied->level;
 	}
 	return level;

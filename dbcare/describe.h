@@ -4,9 +4,12 @@
 #define DBCARE_DESCRIBE_H
 
 #include <jansson.h>
+#include <stdbool.h>
 
 #include "dbcare/server.h"
 
+/* Does the server run its code? Of a reverted patch the memory may be there still. */
+bool dbc_in_effect(const struct pe_applied *applied);
 /* The highest level among the patches that are in effect; -1 when none is. */
 int dbc_server_level(const struct dbc_server *server);
 const char *dbc_exe_state_name(enum dbc_exe_state state);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
@@ -148,6 +149,28 @@ struct pe_error *dbc_history_end(struct dbc_history *history, const char *result
 	history_free(history);
 	return err ? pe_error_wrap(err, "the outcome could not be recorded in %s", state_dir())
 		   : NULL;
+}
+
+struct pe_error *dbc_history_resume(json_t *record, struct dbc_history **ret)
+{
+	*ret = calloc(1, sizeof(**ret));
+	if (!*ret)
+		return pe_error_nomem();
+	(*ret)->record = json_incref(record);
+	(*ret)->room = -1;
+	return NULL;
+}
+
+bool dbc_history_abandoned(const json_t *record)
+{
+	const char *id = json_string_value(json_object_get(record, "id"));
+	const char *result = json_string_value(json_object_get(record, "result"));
+	long long begun;
+	int pid;
+
+	return id && result && strcmp(result, "unfinished") == 0 &&
+	       sscanf(id, "%lld-%d-", &begun, &pid) == 2 && pid > 0 && kill(pid, 0) != 0 &&
+	       errno == ESRCH;
 }
 
 struct pe_error *dbc_history_read(const struct dbc_history_filter *filter, json_t **ret)

@@ -8,6 +8,7 @@
 #define DBCARE_HISTORY_H
 
 #include <jansson.h>
+#include <stdbool.h>
 
 #include "engine/error.h"
 
@@ -28,6 +29,14 @@ const char *dbc_history_note(const struct dbc_history *history);
 /* Writes the outcome with the fields of the intent and @more (taken over); frees @history. */
 struct pe_error *dbc_history_end(struct dbc_history *history, const char *result,
 				 json_t *more) pe_must_check;
+
+/*
+ * Goes on with @record, of dbc_history_read and "unfinished", so that dbc_history_end writes its
+ * outcome.
+ */
+struct pe_error *dbc_history_resume(json_t *record, struct dbc_history **ret) pe_must_check;
+/* Did the process that began the unfinished @record die, as far as can be seen from here? */
+bool dbc_history_abandoned(const json_t *record);
 
 /* Which records are wanted; all NULL or 0: each of them. */
 struct dbc_history_filter {

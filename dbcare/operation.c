@@ -218,7 +218,7 @@ struct pe_error *dbc_check(struct dbc_session *session, const struct pe_patch *p
 
 /* ---- records ---- */
 
-static json_t *record_fields(const struct dbc_session *session, const char *name)
+json_t *dbc_record_fields(const struct dbc_session *session, const char *name)
 {
 	const struct dbc_server *server = &session->server;
 	char build_id[2 * PE_BUILD_ID_MAX + 1];
@@ -313,7 +313,7 @@ static struct pe_error *take_back(struct dbc_session *session, const char *name,
 	tell(options, "verification failed: reverting");
 	dbc_sql_close(session->sql);
 	session->sql = NULL;
-	warn(ret, record_begin("auto-revert", record_fields(session, name), ret, &history));
+	warn(ret, record_begin("auto-revert", dbc_record_fields(session, name), ret, &history));
 	engine.max_pause_us = 0;
 	engine.cancellable = false;
 
@@ -413,7 +413,7 @@ struct pe_error *dbc_apply(struct dbc_session *session, const struct pe_patch *p
 	if (err)
 		return err;
 
-	json_t *fields = record_fields(session, patch->name);
+	json_t *fields = dbc_record_fields(session, patch->name);
 
 	json_object_set_new(fields, "gates", json_string(options->no_gates ? "skipped" : "ok"));
 	pe_auto_fd int lock = -1;
@@ -430,7 +430,7 @@ struct pe_error *dbc_apply(struct dbc_session *session, const struct pe_patch *p
 	return err;
 }
 
-/* ---- revert, recover ---- */
+/* ---- revert ---- */
 
 /* NOTHING when the process has no patch of that name. */
 static struct pe_error *find_applied(struct dbc_session *session, const char *name)
@@ -473,7 +473,7 @@ struct pe_error *dbc_revert(struct dbc_session *session, const char *name,
 	err = dbc_cancelled(options);
 	if (err)
 		return err;
-	err = record_begin("revert", record_fields(session, name), ret, &history);
+	err = record_begin("revert", dbc_record_fields(session, name), ret, &history);
 	if (err)
 		return err;
 	err = resolve_busy(session, pe_revert(session->target, name, &engine, &ret->change), ret);
@@ -486,33 +486,5 @@ struct pe_error *dbc_revert(struct dbc_session *session, const char *name,
 					    name);
 	}
 	record_end(history, ret, err ? pe_code_name(err->code) : "reverted", err);
-	return err;
-}
-
-struct pe_error *dbc_recover(struct dbc_session *session, struct pe_recovery *ret, char **warning)
-{
-	struct dbc_history *history;
-	struct dbc_outcome outcome = { 0 };
-	struct pe_error *err =
-		record_begin("recover", record_fields(session, "-"), &outcome, &history);
-
-	if (err)
-		return err;
-	err = pe_recover(session->target, ret);
-
-	json_t *more =
-		err ? NULL
-		    : json_pack("{s:I, s:I, s:I}", "finished", (json_int_t)ret->finished, "undone",
-				(json_int_t)ret->undone, "released", (json_int_t)ret->released);
-
-	const char *result = "recovered";
-
-	if (err)
-		result = pe_code_name(err->code);
-	else if (!ret->finished && !ret->undone && !ret->released)
-		result = pe_code_name(PE_ERR_NOTHING);
-	warn(&outcome, dbc_history_end(history, result, more));
-	*warning = pe_steal(outcome.warning);
-	dbc_outcome_deinit(&outcome);
 	return err;
 }

@@ -10,6 +10,8 @@
 #ifndef DBCARE_OPERATION_H
 #define DBCARE_OPERATION_H
 
+#include <jansson.h>
+
 #include "dbcare/blockers.h"
 #include "dbcare/gates.h"
 #include "dbcare/verify.h"
@@ -90,8 +92,7 @@ struct pe_error *dbc_revert(struct dbc_session *session, const char *name,
 			    const struct dbc_options *options,
 			    struct dbc_outcome *ret) pe_must_check;
 
-/* Finishes or undoes what a dead patcher left; recorded when there was something. */
-struct pe_error *dbc_recover(struct dbc_session *session, struct pe_recovery *ret,
-			     char **warning) pe_must_check;
+/* The fields that every record of the history has of an operation on @name; a new reference. */
+json_t *dbc_record_fields(const struct dbc_session *session, const char *name);
 
 #endif

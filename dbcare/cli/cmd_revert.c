@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "dbcare/cli/cli.h"
+#include "dbcare/recover.h"
 #include "engine/cleanup.h"
 
 /* ---- revert ---- */
@@ -215,7 +216,7 @@ static error_t recover_parse(int key, char *arg, struct argp_state *state)
 	struct cli *cli = state->input;
 
 	if (key == ARGP_KEY_INIT)
-		state->child_inputs[0] = cli;
+		state->child_inputs[0] = state->child_inputs[1] = cli;
 	else if (key == ARGP_KEY_ARG)
 		return cli_word(cli, arg, 1, state);
 	else
@@ -223,51 +224,76 @@ static error_t recover_parse(int key, char *arg, struct argp_state *state)
 	return 0;
 }
 
+static void print_names(const char *title, const json_t *names)
+{
+	json_t *name;
+	size_t i;
+
+	json_array_foreach(names, i, name) printf("  %s: %s\n", title, json_string_value(name));
+}
+
+static void print_recovery(const struct cli *cli, pid_t pid, const struct dbc_recovery *recovery)
+{
+	const struct pe_recovery *engine = &recovery->engine;
+
+	if (cli->json) {
+		pe_cli_json(json_pack("{s:s, s:i, s:I, s:I, s:I, s:O, s:s*}", "result",
+				      recovery->nothing ? "nothing to do" : "recovered", "pid",
+				      (int)pid, "finished", (json_int_t)engine->finished, "undone",
+				      (json_int_t)engine->undone, "released",
+				      (json_int_t)engine->released, "verified", recovery->verified,
+				      "text", engine->text));
+	} else if (recovery->nothing) {
+		printf("nothing to recover in server %d\n", (int)pid);
+	} else {
+		printf("recovered server %d: %zu finished, %zu undone, %zu released, %zu "
+		       "verified\n%s",
+		       (int)pid, engine->finished, engine->undone, engine->released,
+		       json_array_size(recovery->verified), engine->text ? engine->text : "");
+		print_names("applied before and verified now", recovery->verified);
+	}
+}
+
 int cmd_recover(int argc, char **argv)
 {
-	static const struct argp_child children[] = { { &cli_common_argp }, { 0 } };
+	static const struct argp_child children[] = { { &cli_login_argp },
+						      { &cli_common_argp },
+						      { 0 } };
 	static const struct argp argp = {
 		NULL, recover_parse, "[TARGET]",
 		"Finishes or undoes what an interrupted run left in a server, as its ledger "
-		"tells. apply and revert do this first by themselves.\v"
-		"Exit status: 0 recovered, 2 there was nothing to do.\n",
+		"tells; apply and revert do this first by themselves. A patch that such a run "
+		"applied and did not verify is verified, and reverted if that fails.\v"
+		"Exit status: 0 recovered, 1 a patch failed its verification and was reverted, 2 "
+		"there was nothing to do, 4 a patch cannot be verified now (without SQL).\n",
 		children
 	};
 	struct cli cli = { 0 };
+	struct dbc_options options = { 0 };
 	struct dbc_session session;
-	struct pe_recovery recovery = { 0 };
-	pe_auto_free char *warning = NULL;
+	struct dbc_recovery recovery;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &cli);
+	cli_progress(&cli, &options);
 
 	/* What is left it tells itself. */
 	struct pe_error *err = dbc_session_open(cli.words[0], &cli.login, &session);
 
 	if (err)
 		return cli_fail(&cli, err);
-	err = dbc_recover(&session, &recovery, &warning);
-	if (err) {
-		dbc_session_close(&session);
-		return cli_fail(&cli, err);
-	}
-	cli_notes(warning);
+	err = dbc_recover(&session, &options, &recovery);
+	cli_notes(session.notes);
+	cli_notes(recovery.warning);
 
-	bool nothing = !recovery.finished && !recovery.undone && !recovery.released;
+	int status = recovery.nothing ? pe_code_exit_status(PE_ERR_NOTHING) : 0;
 
-	if (cli.json)
-		pe_cli_json(json_pack("{s:s, s:i, s:I, s:I, s:I, s:s*}", "result",
-				      nothing ? "nothing to do" : "recovered", "pid",
-				      (int)session.server.pid, "finished",
-				      (json_int_t)recovery.finished, "undone",
-				      (json_int_t)recovery.undone, "released",
-				      (json_int_t)recovery.released, "text", recovery.text));
-	else if (nothing)
-		printf("nothing to recover in server %d\n", (int)session.server.pid);
+	if (err)
+		status = cli_fail_with(&cli, err,
+				       json_pack("{s:i, s:O}", "pid", (int)session.server.pid,
+						 "reverted", recovery.reverted));
 	else
-		printf("recovered server %d: %zu finished, %zu undone, %zu released\n%s",
-		       (int)session.server.pid, recovery.finished, recovery.undone,
-		       recovery.released, recovery.text ? recovery.text : "");
-	pe_recovery_deinit(&recovery);
+		print_recovery(&cli, session.server.pid, &recovery);
+	dbc_recovery_deinit(&recovery);
 	dbc_session_close(&session);
-	return nothing ? pe_code_exit_status(PE_ERR_NOTHING) : 0;
+	return status;
 }

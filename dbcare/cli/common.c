@@ -6,6 +6,7 @@
 #include <termios.h>
 
 #include "dbcare/cli/cli.h"
+#include "dbcare/recover.h"
 #include "engine/cleanup.h"
 
 enum { KEY_DEFAULTS_FILE = 0x100, KEY_NO_DEFAULTS };
@@ -144,14 +145,38 @@ void cli_notes(const char *notes)
 	}
 }
 
+/* A history that cannot be read is told by `history', and by whatever writes to it. */
+static void note_unverified(const struct dbc_server *server)
+{
+	json_t *abandoned, *record;
+	size_t i;
+
+	pe_error_free(dbc_abandoned(server, &abandoned));
+	json_array_foreach(abandoned, i, record)
+	{
+		pe_auto_free char *text = NULL;
+
+		if (dbc_unverified(server, record) &&
+		    asprintf(&text,
+			     "in server %d %s is applied, and whoever did that died before it was "
+			     "verified; `dbcarectl recover %d` verifies it",
+			     (int)server->pid, json_string_value(json_object_get(record, "patch")),
+			     (int)server->pid) >= 0)
+			cli_notes(text);
+	}
+	json_decref(abandoned);
+}
+
 void cli_note_leftovers(const struct dbc_server *server)
 {
 	const struct pe_leftovers *left = &server->leftovers;
 	pe_auto_free char *text = NULL;
 	int size;
 
-	if (!left->count)
+	if (!left->count) {
+		note_unverified(server);
 		return;
+	}
 	if (left->patcher)
 		size = asprintf(&text, "process %d is at work on server %d now", (int)left->patcher,
 				(int)server->pid);

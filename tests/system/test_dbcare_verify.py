@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A patch that applies but breaks the server is taken back by dbcarectl itself."""
 import json
+import subprocess
 import time
 
 import pytest
 
-from harness import care, wait_until
+from harness import care, program, wait_until
 from patches import rnd_patch, write
 
 # In mysql_parse(); the condition picks just what dbcarectl asks to verify ("SELECT 1").
@@ -25,6 +26,7 @@ _DIFF = """--- a/sql/sql_parse.cc
 ACTIONS = {
     "fails": "my_error(ER_UNKNOWN_ERROR, MYF(0)); DBUG_VOID_RETURN;",
     "hangs": "my_sleep(14000000);",
+    "drags": "my_sleep(1000000);",
     "crashes": "__builtin_trap();",
 }
 
@@ -58,6 +60,61 @@ def test_a_replacement_that_fails_tells_what_is_gone_with_it(server, target, bre
     done = care("dbcarectl", "apply", breaking("fails"), server.pid, "--replace", "half", expect=1)
     assert "half (level 0)" in done.text and "apply that again" in done.text
     assert server.snapshot() == before
+
+
+@pytest.fixture
+def unverified(breaking):
+    """A function that lets dbcarectl die when it has applied a patch, before it has verified it."""
+    def leave(server, what):
+        patch = breaking(what)
+        process = subprocess.Popen([program("dbcarectl"), "apply", patch, str(server.pid)],
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        wait_until(lambda: care("dbcarectl", "info", server.pid, "--json").json["patches"], 30,
+                   "the switch")
+        process.kill()
+        process.wait()
+
+    return leave
+
+
+def outcomes(server, patch):
+    return [(r["action"], r["result"])
+            for r in care("dbcarectl", "history", "--json").json["history"]
+            if r["pid"] == server.pid and r.get("patch") == patch]
+
+
+def test_what_a_dead_patcher_did_not_verify_is_told_and_recover_verifies_it(server, unverified):
+    unverified(server, "drags")
+    note = f"`dbcarectl recover {server.pid}` verifies it"
+    for command in (["list"], ["info", server.pid], ["history"]):
+        assert note in care("dbcarectl", *command).err, command
+    assert outcomes(server, "drags") == [("apply", "unfinished")]
+
+    # Without SQL it stays as it is.
+    wrong = ["--no-defaults", "--user=nobody", "--password=wrong"]
+    assert "cannot be verified now" in \
+        care("dbcarectl", "recover", server.pid, *wrong, expect=4).text
+    assert outcomes(server, "drags") == [("apply", "unfinished")]
+
+    done = care("dbcarectl", "recover", server.pid, "--json")
+    assert done.json["result"] == "recovered" and done.json["verified"] == ["drags"]
+    assert outcomes(server, "drags") == [("apply", "applied")]
+    assert note not in care("dbcarectl", "info", server.pid).text
+    care("dbcarectl", "recover", server.pid, expect=2)
+    assert [p["name"] for p in care("dbcarectl", "info", server.pid, "--json").json["patches"]] == \
+        ["drags"]
+
+
+def test_what_a_dead_patcher_did_not_verify_is_reverted_when_it_fails(new_server, unverified):
+    server = new_server()
+    unverified(server, "hangs")
+    done = care("dbcarectl", "recover", server.pid, "--json", expect=1)
+    assert done.json["error"]["code"] == "verification" and done.json["reverted"] == ["hangs"]
+    assert outcomes(server, "hangs") == [("apply", "verification"), ("revert", "reverted")]
+    patches = care("dbcarectl", "info", server.pid, "--json").json["patches"]
+    assert [p["state"] for p in patches] in ([], ["reverted"]), patches  # a thread hangs in it
+    assert server.value("SELECT 1") == 1
 
 
 def test_a_failed_verification_is_an_error_in_json_too(server, breaking):
