@@ -18,12 +18,33 @@ struct forth {
 	struct entries entries;
 };
 
+/*
+ * The wait for this stop may have been long. Libraries that came with the program stay; of others
+ * addresses are used that the plan found.
+ */
+static struct pe_error *check_forth(struct pe_target *target, const struct forth *forth)
+{
+	const struct pe_plan *plan = forth->plan;
+
+	for (size_t i = 0; i < plan->patch->target_count; i++) {
+		if (!plan->targets[i]->is_program &&
+		    !pe_link_map_unchanged(target, &plan->images.link_map))
+			return pe_error_new(PE_ERR_BUSY,
+					    "process %d has loaded or unloaded a "
+					    "library meanwhile",
+					    pe_target_pid(target));
+	}
+	return entries_check(target, &forth->entries);
+}
+
 static struct pe_error *write_forth(struct pe_target *target, void *ctx)
 {
 	struct forth *forth = ctx;
 	struct ledger *ledger = forth->ledger;
-	struct pe_error *err = entries_write(target, &forth->entries);
+	struct pe_error *err = check_forth(target, forth);
 
+	if (!err)
+		err = entries_write(target, &forth->entries);
 	if (!err && (ledger->header.flags & LEDGER_SELECT))
 		err = ledger_write_commit(target, ledger, 1);
 	/* It is committed: what fails now is done by replace_finish. */
@@ -184,7 +205,7 @@ static struct pe_error *prepare_forth(struct pe_target *target, struct forth *fo
 	for (size_t i = 0; i < ledger_entries(ledger); i++) {
 		const struct ledger_function *f = &ledger->functions[i];
 
-		if (!entries_add(&forth->entries, f->patched, f->jump, f->size))
+		if (!entries_add(&forth->entries, f->patched, f->previous, f->jump, f->size))
 			return pe_error_nomem();
 	}
 	return entries_prepare(target, &forth->entries);

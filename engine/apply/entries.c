@@ -5,12 +5,17 @@
  * What takes time in a commit is not the bytes: it is a system call for each entry, and the copy
  * that the kernel makes of each page at its first write. So before the stop the process gets its
  * own copies, by writing a byte of each page as it is; and entries of one page are written
- * together, with the code between them, which is compared once more first. A write that stays in
- * one page is never cut in two by the death of the patcher.
+ * together, with the code between them. A write that stays in one page is never cut in two by the
+ * death of the patcher.
+ *
+ * A switch may wait for half a minute before its stop, and a library may be unloaded meanwhile and
+ * another one be where it was. So in the stop all entries are read once more, with one system call
+ * for a thousand, before anything is written.
  */
 #include "internal.h"
 
 #include <string.h>
+#include <sys/uio.h>
 
 #include "engine/cleanup.h"
 
@@ -18,9 +23,11 @@
 struct entry_span {
 	uint64_t at;
 	size_t size;
-	size_t first, count;	 /* of the writes */
-	uint8_t *before, *after; /* the whole span */
+	size_t first, count;	       /* of the writes */
+	uint8_t *before, *now, *after; /* the whole span: when prepared, in the stop, to be */
 };
+
+enum { READ_AT_ONCE = 1024 }; /* IOV_MAX */
 
 static int by_address(const void *a, const void *b)
 {
@@ -38,7 +45,8 @@ void entries_deinit(struct entries *entries)
 	*entries = (struct entries){ 0 };
 }
 
-bool entries_add(struct entries *entries, uint64_t at, const uint8_t *bytes, size_t size)
+bool entries_add(struct entries *entries, uint64_t at, const uint8_t *expected,
+		 const uint8_t *bytes, size_t size)
 {
 	struct entry_write *writes =
 		reallocarray(entries->writes, entries->count + 1, sizeof(*writes));
@@ -46,7 +54,9 @@ bool entries_add(struct entries *entries, uint64_t at, const uint8_t *bytes, siz
 	if (!writes)
 		return false;
 	entries->writes = writes;
-	writes[entries->count++] = (struct entry_write){ .at = at, .bytes = bytes, .size = size };
+	writes[entries->count++] = (struct entry_write){
+		.at = at, .expected = expected, .bytes = bytes, .size = size
+	};
 	return true;
 }
 
@@ -67,16 +77,34 @@ static struct entry_span span_from(const struct entries *entries, size_t first)
 	return span;
 }
 
+/* Are the bytes to be overwritten, in @bytes of the whole span, those that are expected? */
+static struct pe_error *span_expected(const struct entries *entries, const struct entry_span *span,
+				      const uint8_t *bytes)
+{
+	for (size_t i = span->first; i < span->first + span->count; i++) {
+		const struct entry_write *write = &entries->writes[i];
+
+		if (memcmp(bytes + (write->at - span->at), write->expected, write->size) != 0)
+			return pe_error_new(PE_ERR_BUSY,
+					    "the code at 0x%lx was changed or unloaded meanwhile",
+					    (unsigned long)write->at);
+	}
+	return NULL;
+}
+
 static struct pe_error *span_fill(struct pe_target *target, const struct entries *entries,
 				  struct entry_span *span)
 {
-	span->before = malloc(2 * span->size);
+	span->before = malloc(3 * span->size);
 	if (!span->before)
 		return pe_error_nomem();
-	span->after = span->before + span->size;
+	span->now = span->before + span->size;
+	span->after = span->now + span->size;
 
 	struct pe_error *err = pe_target_read(target, span->at, span->before, span->size);
 
+	if (!err)
+		err = span_expected(entries, span, span->before);
 	if (err)
 		return err;
 	memcpy(span->after, span->before, span->size);
@@ -110,33 +138,58 @@ struct pe_error *entries_prepare(struct pe_target *target, struct entries *entri
 	return err;
 }
 
-static struct pe_error *write_each(struct pe_target *target, const struct entries *entries,
-				   const struct entry_span *span)
+/* Into now[] of up to READ_AT_ONCE spans; pages without read permission one by one. */
+static struct pe_error *read_spans(struct pe_target *target, const struct entry_span *spans,
+				   size_t count)
+{
+	struct iovec local[READ_AT_ONCE], remote[READ_AT_ONCE];
+	size_t size = 0;
+
+	for (size_t i = 0; i < count; i++) {
+		local[i] = (struct iovec){ spans[i].now, spans[i].size };
+		remote[i] = (struct iovec){ (void *)(uintptr_t)spans[i].at, spans[i].size };
+		size += spans[i].size;
+	}
+	if (process_vm_readv(pe_target_pid(target), local, count, remote, count, 0) ==
+	    (ssize_t)size)
+		return NULL;
+
+	struct pe_error *err = NULL;
+
+	for (size_t i = 0; !err && i < count; i++)
+		err = pe_target_read(target, spans[i].at, spans[i].now, spans[i].size);
+	if (err && err->code == PE_ERR_SYSTEM)
+		err->code = PE_ERR_BUSY; /* unloaded: another try finds that out at its beginning */
+	return err;
+}
+
+struct pe_error *entries_check(struct pe_target *target, const struct entries *entries)
 {
 	struct pe_error *err = NULL;
 
-	for (size_t i = span->first; !err && i < span->first + span->count; i++)
-		err = pe_target_write(target, entries->writes[i].at, entries->writes[i].bytes,
-				      entries->writes[i].size);
+	for (size_t i = 0; !err && i < entries->span_count; i += READ_AT_ONCE) {
+		size_t left = entries->span_count - i;
+
+		err = read_spans(target, &entries->spans[i],
+				 left < READ_AT_ONCE ? left : READ_AT_ONCE);
+	}
+	for (size_t i = 0; !err && i < entries->span_count; i++)
+		err = span_expected(entries, &entries->spans[i], entries->spans[i].now);
 	return err;
 }
 
 static struct pe_error *write_span(struct pe_target *target, const struct entries *entries,
 				   const struct entry_span *span)
 {
-	uint8_t now[PE_PAGE];
+	struct pe_error *err = NULL;
 
 	/* Somebody else's breakpoint between two entries is not ours to remove. */
-	if (span->count == 1 || span->size > sizeof(now))
-		return write_each(target, entries, span);
-
-	struct pe_error *err = pe_target_read(target, span->at, now, span->size);
-
-	if (err)
-		return err;
-	if (memcmp(now, span->before, span->size) != 0)
-		return write_each(target, entries, span);
-	return pe_target_write(target, span->at, span->after, span->size);
+	if (!memcmp(span->now, span->before, span->size))
+		return pe_target_write(target, span->at, span->after, span->size);
+	for (size_t i = span->first; !err && i < span->first + span->count; i++)
+		err = pe_target_write(target, entries->writes[i].at, entries->writes[i].bytes,
+				      entries->writes[i].size);
+	return err;
 }
 
 struct pe_error *entries_write(struct pe_target *target, const struct entries *entries)

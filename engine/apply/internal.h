@@ -337,7 +337,7 @@ void ledger_deinit(struct ledger *ledger);
 
 struct entry_write {
 	uint64_t at;
-	const uint8_t *bytes; /* not owned */
+	const uint8_t *expected, *bytes; /* there, and to be there; not owned */
 	size_t size;
 };
 
@@ -350,9 +350,14 @@ struct entries {
 };
 
 /* False without memory. No write crosses a page. */
-bool entries_add(struct entries *entries, uint64_t at, const uint8_t *bytes, size_t size);
+bool entries_add(struct entries *entries, uint64_t at, const uint8_t *expected,
+		 const uint8_t *bytes, size_t size);
 /* All that can be done while the target runs; after the last entries_add. */
 struct pe_error *entries_prepare(struct pe_target *target, struct entries *entries) pe_must_check;
+/* In the stop, before anything is written: what is expected is still there. */
+struct pe_error *entries_check(struct pe_target *target,
+			       const struct entries *entries) pe_must_check;
+/* After entries_check, in the same stop. */
 struct pe_error *entries_write(struct pe_target *target,
 			       const struct entries *entries) pe_must_check;
 void entries_deinit(struct entries *entries);

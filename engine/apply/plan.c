@@ -119,10 +119,34 @@ static struct pe_error *other_build(const struct pe_plan *plan,
 			    found->path ? found->path : "?");
 }
 
+/*
+ * Of a process whose dynamic linker is at work nothing is certain: what it binds is not bound yet,
+ * and a patch would keep the unbound values for ever. It is given a moment.
+ */
+static struct pe_error *find_loaded_images(struct pe_target *target, struct pe_plan *plan)
+{
+	const uint64_t patience_us = 2000000, pause_us = 2000;
+	uint64_t deadline = pe_now_us() + patience_us;
+
+	for (;;) {
+		struct pe_error *err = pe_target_images(target, &plan->images);
+
+		if (err || !plan->images.link_map.loading)
+			return err;
+		if (pe_now_us() >= deadline)
+			return pe_error_new(PE_ERR_BUSY,
+					    "the dynamic linker of process %d is at work: it is "
+					    "starting, or loads or unloads a library",
+					    pe_target_pid(target));
+		pe_loaded_images_deinit(&plan->images);
+		pe_target_sleep(target, pause_us);
+	}
+}
+
 static struct pe_error *find_images(struct pe_target *target, struct pe_plan *plan)
 {
 	const struct pe_patch *patch = plan->patch;
-	struct pe_error *err = pe_target_images(target, &plan->images);
+	struct pe_error *err = find_loaded_images(target, plan);
 
 	if (err)
 		return err;

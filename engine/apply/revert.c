@@ -31,9 +31,9 @@ static struct pe_error *write_back(struct pe_target *target, void *ctx)
 {
 	struct back *back = ctx;
 	struct ledger *ledger = back->ledger;
-	struct pe_error *err = NULL;
+	struct pe_error *err = entries_check(target, &back->entries);
 
-	if (ledger->header.flags & LEDGER_SELECT)
+	if (!err && (ledger->header.flags & LEDGER_SELECT))
 		err = ledger_write_commit(target, ledger, 0);
 	return err ? err : entries_write(target, &back->entries);
 }
@@ -81,7 +81,7 @@ static struct pe_error *prepare_back(struct pe_target *target, struct back *back
 		const struct ledger_function *f = &ledger->functions[i];
 
 		if (back->now[i] == ENTRY_OURS &&
-		    !entries_add(&back->entries, f->patched, ledger_bytes_below(ledger, i),
+		    !entries_add(&back->entries, f->patched, f->jump, ledger_bytes_below(ledger, i),
 				 f->size))
 			err = pe_error_nomem();
 	}

@@ -10,6 +10,7 @@
 
 #include <elf.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "engine/cleanup.h"
 
@@ -34,30 +35,41 @@ static struct pe_error *resolve_import(struct pe_target *target, struct pe_plan 
 	return NULL;
 }
 
+/*
+ * A library that is being loaded has its slots as the file has them until the dynamic linker comes
+ * to them: zero, or an address from before it was moved to its place.
+ */
 static struct pe_error *read_slot(struct pe_target *target, const struct pe_plan *plan,
-				  const struct pe_patch_symbol *symbol, uint64_t *value)
+				  const struct pe_patch_symbol *symbol, const struct pe_maps *maps,
+				  uint64_t *value)
 {
 	uint64_t slot = plan->targets[symbol->target]->bias + symbol->value;
 	struct pe_error *err = pe_target_read(target, slot, value, sizeof(*value));
 
 	if (err)
 		return pe_error_wrap(err, "cannot read the slot of %s", symbol->name);
-	if (!*value)
-		return pe_error_new(PE_ERR_UNSUPPORTED,
-				    "the slot of %s at 0x%lx is not bound in this process",
-				    symbol->name, (unsigned long)slot);
-	return NULL;
+
+	const struct pe_map *map = *value ? pe_maps_at(maps, *value) : NULL;
+
+	if (map && (symbol->type != STT_FUNC || (map->prot & PROT_EXEC)))
+		return NULL;
+	return pe_error_new(*value ? PE_ERR_BUSY : PE_ERR_UNSUPPORTED,
+			    "the slot of %s at 0x%lx is not bound in this process (0x%lx)",
+			    symbol->name, (unsigned long)slot, (unsigned long)*value);
 }
 
 struct pe_error *plan_resolve_symbols(struct pe_target *target, struct pe_plan *plan)
 {
 	const struct pe_patch *patch = plan->patch;
-	struct pe_error *err = NULL;
+	struct pe_maps maps = { 0 };
+	struct pe_error *err = pe_target_maps(target, &maps);
 
+	if (err)
+		return err;
 	plan->values = calloc(patch->symbol_count + 1, sizeof(*plan->values));
 	plan->ifunc = calloc(patch->symbol_count + 1, sizeof(*plan->ifunc));
 	if (!plan->values || !plan->ifunc)
-		return pe_error_nomem();
+		err = pe_error_nomem();
 	for (uint32_t i = 0; !err && i < patch->symbol_count; i++) {
 		const struct pe_patch_symbol *symbol = &patch->symbols[i];
 
@@ -67,7 +79,7 @@ struct pe_error *plan_resolve_symbols(struct pe_target *target, struct pe_plan *
 			plan->ifunc[i] = symbol->type == STT_GNU_IFUNC;
 			break;
 		case PE_SYM_SLOT:
-			err = read_slot(target, plan, symbol, &plan->values[i]);
+			err = read_slot(target, plan, symbol, &maps, &plan->values[i]);
 			break;
 		case PE_SYM_IMPORT:
 			err = resolve_import(target, plan, symbol, i);
@@ -80,6 +92,7 @@ struct pe_error *plan_resolve_symbols(struct pe_target *target, struct pe_plan *
 			break;
 		}
 	}
+	pe_maps_deinit(&maps);
 	return err;
 }
 

@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <link.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -22,9 +21,6 @@
 enum {
 	PHDR_MAX = 128,
 	NOTE_MAX = 65536,
-	LINK_MAP_MAX = 4096,
-	DYNAMIC_MAX = 512,
-	DYNAMIC_STEP = 16,
 	PAGE = 4096,
 };
 
@@ -40,6 +36,7 @@ struct search {
 	const struct pe_target *target;
 	struct pe_maps maps;
 	uint64_t phdr_addr; /* AT_PHDR: lies in the program */
+	uint64_t base;	    /* AT_BASE: of the dynamic linker; 0: there is none */
 	uint64_t vdso;	    /* AT_SYSINFO_EHDR */
 	struct found *found;
 	size_t count;
@@ -57,6 +54,8 @@ static void read_auxv(struct search *search)
 	for (ssize_t i = 0; (i + 1) * (ssize_t)sizeof(*auxv) <= size; i++) {
 		if (auxv[i].a_type == AT_PHDR)
 			search->phdr_addr = auxv[i].a_un.a_val;
+		else if (auxv[i].a_type == AT_BASE)
+			search->base = auxv[i].a_un.a_val;
 		else if (auxv[i].a_type == AT_SYSINFO_EHDR)
 			search->vdso = auxv[i].a_un.a_val;
 	}
@@ -161,55 +160,28 @@ static struct pe_error *find_images(struct search *search)
 	return NULL;
 }
 
-/* The value of a dynamic tag, 0 when absent or unreadable. */
-static uint64_t dynamic_value(const struct pe_target *target, uint64_t dynamic, int64_t tag)
+static void rank(void *ctx, int n, uint64_t dynamic)
 {
-	Elf64_Dyn dyn[DYNAMIC_STEP];
-
-	for (size_t done = 0; dynamic && done < DYNAMIC_MAX; done += DYNAMIC_STEP) {
-		size_t size =
-			proc_read_some(target, dynamic + done * sizeof(*dyn), dyn, sizeof(dyn));
-
-		for (size_t i = 0; i < size / sizeof(*dyn); i++) {
-			if (dyn[i].d_tag == tag)
-				return dyn[i].d_un.d_val;
-			if (dyn[i].d_tag == DT_NULL)
-				return 0;
-		}
-		if (size < sizeof(dyn))
-			return 0;
-	}
-	return 0;
-}
-
-/* A static program has no link map, and a starting one not yet: the order is then by address. */
-static void rank_by_link_map(struct search *search)
-{
-	struct r_debug debug;
-	struct link_map map;
-	uint64_t at = 0;
+	struct search *search = ctx;
 
 	for (size_t i = 0; i < search->count; i++) {
-		if (search->found[i].image.is_program)
-			at = dynamic_value(search->target, search->found[i].image.dynamic,
-					   DT_DEBUG);
-	}
-	if (!at || proc_read_some(search->target, at, &debug, sizeof(debug)) != sizeof(debug))
-		return;
-	at = (uint64_t)(uintptr_t)debug.r_map;
-	for (int n = 0; at && n < LINK_MAP_MAX; n++) {
-		if (proc_read_some(search->target, at, &map, sizeof(map)) != sizeof(map))
-			return;
-		for (size_t i = 0; i < search->count; i++) {
-			struct found *found = &search->found[i];
+		struct found *found = &search->found[i];
 
-			if (found->rank >= RANK_OTHER && found->rank < RANK_VDSO &&
-			    found->image.dynamic &&
-			    found->image.dynamic == (uint64_t)(uintptr_t)map.l_ld)
-				found->rank = RANK_LINK_MAP + n;
-		}
-		at = (uint64_t)(uintptr_t)map.l_next;
+		if (found->rank >= RANK_OTHER && found->rank < RANK_VDSO && found->image.dynamic &&
+		    found->image.dynamic == dynamic)
+			found->rank = RANK_LINK_MAP + n;
 	}
+}
+
+/* Without a link map the order is by address. */
+static void rank_by_link_map(struct search *search, struct pe_link_map *ret)
+{
+	*ret = (struct pe_link_map){ .interpreted = search->base != 0 };
+	for (size_t i = 0; i < search->count; i++) {
+		if (search->found[i].image.is_program)
+			ret->dynamic = search->found[i].image.dynamic;
+	}
+	proc_walk_link_map(search->target, ret, rank, search);
 }
 
 static int by_rank(const void *a, const void *b)
@@ -252,11 +224,15 @@ struct pe_error *pe_target_images(const struct pe_target *target, struct pe_load
 		search_deinit(&search);
 		return err;
 	}
-	rank_by_link_map(&search);
+	struct pe_link_map link_map;
+
+	rank_by_link_map(&search, &link_map);
 	qsort(search.found, search.count, sizeof(*search.found), by_rank);
 	for (size_t i = 0; i < search.count; i++)
 		items[i] = search.found[i].image;
-	*ret = (struct pe_loaded_images){ .items = items, .count = search.count };
+	*ret = (struct pe_loaded_images){ .items = items,
+					  .count = search.count,
+					  .link_map = link_map };
 	search.count = 0; /* the paths went over */
 	search_deinit(&search);
 	return NULL;
@@ -295,13 +271,14 @@ static bool is_library(const struct pe_target *target, const struct pe_loaded_im
 	const char *base = slash ? slash + 1 : image->path;
 	size_t size = strlen(library);
 	char name[256] = "";
-	uint64_t strtab = dynamic_value(target, image->dynamic, DT_STRTAB);
-	uint64_t soname = dynamic_value(target, image->dynamic, DT_SONAME);
+	uint64_t strtab, soname;
 
 	if (strncmp(base, library, size) == 0 &&
 	    (base[size] == '\0' || strcmp(base + size, " (deleted)") == 0))
 		return true;
-	if (!strtab || !soname || size + 1 > sizeof(name))
+	if (!proc_dynamic_value(target, image->dynamic, DT_STRTAB, &strtab) ||
+	    !proc_dynamic_value(target, image->dynamic, DT_SONAME, &soname) ||
+	    size + 1 > sizeof(name))
 		return false;
 	if (strtab < image->bias)
 		strtab += image->bias;

@@ -55,6 +55,15 @@ bool proc_task_is_user_thread(const struct task_stat *stat);
 /* One thread of pe_target_threads; false when it is gone, dead or no user thread. */
 bool proc_read_thread(pid_t pid, pid_t tid, struct pe_thread *ret);
 
+/* The value of a dynamic tag; false when it is absent or cannot be read. */
+bool proc_dynamic_value(const struct pe_target *target, uint64_t dynamic, int64_t tag,
+			uint64_t *ret);
+/*
+ * Fills loading and digest of @ret, whose other fields are given, and tells @each (may be NULL) the
+ * number and the dynamic section of each object in the link map.
+ */
+void proc_walk_link_map(const struct pe_target *target, struct pe_link_map *ret,
+			void (*each)(void *ctx, int n, uint64_t dynamic), void *ctx);
 /* process_vm_readv, then /proc/PID/mem: bytes read, less than @size when something is missing. */
 size_t proc_read_some(const struct pe_target *target, uint64_t addr, void *buf, size_t size);
 

@@ -85,15 +85,26 @@ struct pe_loaded_image {
 	char *path; /* as maps tells it, may end in " (deleted)" */
 };
 
+/* What the dynamic linker says of itself (r_debug). */
+struct pe_link_map {
+	bool loading;	  /* it is mapping, unmapping, or not yet done with the program */
+	uint64_t digest;  /* of what is loaded where */
+	uint64_t dynamic; /* section of the program */
+	bool interpreted; /* the program has a dynamic linker */
+};
+
 struct pe_loaded_images {
 	struct pe_loaded_image *items;
 	size_t count;
+	struct pe_link_map link_map;
 };
 
 /* The program first, then link-map order as far as it can be read, then what is left. */
 struct pe_error *pe_target_images(const struct pe_target *target,
 				  struct pe_loaded_images *ret) pe_must_check;
 void pe_loaded_images_deinit(struct pe_loaded_images *images);
+/* Nothing was loaded or unloaded since, and nothing is now; costs two reads and one a library. */
+bool pe_link_map_unchanged(const struct pe_target *target, const struct pe_link_map *before);
 const struct pe_loaded_image *pe_loaded_images_find(const struct pe_loaded_images *images,
 						    const struct pe_build_id *id);
 
