@@ -19,30 +19,42 @@ struct forth {
 };
 
 /*
- * The wait for this stop may have been long. Libraries that came with the program stay; of others
- * addresses are used that the plan found.
+ * The wait for this stop may have been long. The program and what came with it stay; of a library
+ * that was loaded later, addresses are used that the plan found.
  */
-static struct pe_error *check_forth(struct pe_target *target, const struct forth *forth)
+static struct pe_error *check_libraries(struct pe_target *target, const struct pe_plan *plan)
 {
-	const struct pe_plan *plan = forth->plan;
+	const struct pe_link_map *before = &plan->images.link_map;
 
 	for (size_t i = 0; i < plan->patch->target_count; i++) {
-		if (!plan->targets[i]->is_program &&
-		    !pe_link_map_unchanged(target, &plan->images.link_map))
-			return pe_error_new(PE_ERR_BUSY,
-					    "process %d has loaded or unloaded a "
-					    "library meanwhile",
+		const struct pe_loaded_image *image = plan->targets[i];
+
+		if (image->is_program)
+			continue;
+
+		struct pe_link_map now = pe_link_map_again(target, before);
+
+		if (now.loading)
+			return pe_error_new(PE_ERR_BUSY, "process %d loads or unloads a library",
 					    pe_target_pid(target));
+		if (now.digest != before->digest || !pe_loaded_image_is_there(target, image))
+			return pe_error_new(
+				PE_ERR_MISMATCH,
+				"process %d has loaded or unloaded a library meanwhile: "
+				"apply again",
+				pe_target_pid(target));
 	}
-	return entries_check(target, &forth->entries);
+	return NULL;
 }
 
 static struct pe_error *write_forth(struct pe_target *target, void *ctx)
 {
 	struct forth *forth = ctx;
 	struct ledger *ledger = forth->ledger;
-	struct pe_error *err = check_forth(target, forth);
+	struct pe_error *err = check_libraries(target, forth->plan);
 
+	if (!err)
+		err = entries_check(target, &forth->entries);
 	if (!err)
 		err = entries_write(target, &forth->entries);
 	if (!err && (ledger->header.flags & LEDGER_SELECT))

@@ -69,16 +69,23 @@ static bool code_is_mapped(const struct pe_maps *maps, const Elf64_Phdr *phdr, u
 }
 
 static void read_build_id(const struct pe_target *target, const Elf64_Phdr *phdr, uint64_t bias,
-			  struct pe_build_id *ret)
+			  struct pe_loaded_image *image)
 {
-	if (ret->size || phdr->p_memsz == 0 || phdr->p_memsz > NOTE_MAX)
+	struct pe_build_id *id = &image->build_id;
+	uint64_t start = bias + phdr->p_vaddr;
+
+	if (id->size || phdr->p_memsz == 0 || phdr->p_memsz > NOTE_MAX)
 		return;
 
 	pe_auto_free uint8_t *notes = malloc(phdr->p_memsz);
 
-	if (notes &&
-	    proc_read_some(target, bias + phdr->p_vaddr, notes, phdr->p_memsz) == phdr->p_memsz)
-		(void)pe_build_id_from_notes(notes, phdr->p_memsz, ret);
+	if (!notes || proc_read_some(target, start, notes, phdr->p_memsz) != phdr->p_memsz ||
+	    !pe_build_id_from_notes(notes, phdr->p_memsz, id))
+		return;
+
+	const uint8_t *at = memmem(notes, phdr->p_memsz, id->bytes, id->size);
+
+	image->build_id_addr = at ? start + (uint64_t)(at - notes) : 0;
 }
 
 /* Fills the image that begins at the mapping; false when there is none. */
@@ -123,7 +130,7 @@ static bool examine(const struct search *search, const struct pe_map *map,
 		} else if (phdr->p_type == PT_DYNAMIC) {
 			image->dynamic = bias + phdr->p_vaddr;
 		} else if (phdr->p_type == PT_NOTE) {
-			read_build_id(search->target, phdr, bias, &image->build_id);
+			read_build_id(search->target, phdr, bias, image);
 		}
 	}
 	image->start = map->start;
@@ -244,6 +251,16 @@ void pe_loaded_images_deinit(struct pe_loaded_images *images)
 		free(images->items[i].path);
 	free(images->items);
 	memset(images, 0, sizeof(*images));
+}
+
+bool pe_loaded_image_is_there(const struct pe_target *target, const struct pe_loaded_image *image)
+{
+	uint8_t now[PE_BUILD_ID_MAX];
+	size_t size = image->build_id.size;
+
+	return image->build_id_addr &&
+	       proc_read_some(target, image->build_id_addr, now, size) == size &&
+	       memcmp(now, image->build_id.bytes, size) == 0;
 }
 
 const struct pe_loaded_image *pe_loaded_images_find(const struct pe_loaded_images *images,

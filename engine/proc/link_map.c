@@ -70,10 +70,11 @@ void proc_walk_link_map(const struct pe_target *target, struct pe_link_map *ret,
 	}
 }
 
-bool pe_link_map_unchanged(const struct pe_target *target, const struct pe_link_map *before)
+struct pe_link_map pe_link_map_again(const struct pe_target *target,
+				     const struct pe_link_map *before)
 {
 	struct pe_link_map now = *before;
 
 	proc_walk_link_map(target, &now, NULL, NULL);
-	return !now.loading && now.digest == before->digest;
+	return now;
 }

@@ -86,7 +86,7 @@ class Program:
 class Library:
     """libcase.so beside the program, from lib.cc or lib.c, known to care-build."""
 
-    def __init__(self, program, source, case="lib.cc"):
+    def __init__(self, program, source, case="lib.cc", link=""):
         self.folder, self.env = program.folder, program.env
         self.source, self.case = source, case
         with open(f"{self.folder}/{case}", "w") as out:
@@ -95,7 +95,7 @@ class Library:
         command = f"c++ -x {'c++' if case.endswith('.cc') else 'c'} -g -O2 -fPIC " \
                   f"-fno-gnu-unique -c {case} -o lib.o"
         subprocess.run(command.split(), cwd=self.folder, check=True)
-        subprocess.run("c++ -shared -Wl,-soname,libcase.so lib.o -o libcase.so".split(),
+        subprocess.run(f"c++ -shared {link} -Wl,-soname,libcase.so lib.o -o libcase.so".split(),
                        cwd=self.folder, check=True)
         with open(f"{self.folder}/lib.json", "w") as out:
             json.dump([{"directory": self.folder, "command": command,
@@ -110,14 +110,16 @@ class Library:
 class Running:
     """The program at work; killed at the end of its context."""
 
-    def __init__(self, program, before=None):
+    def __init__(self, program, before=None, env=None, ready=True):
+        """@ready: wait until it says so."""
         self.program = program
         self.process = subprocess.Popen(
             [program.binary], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=program.folder,
-            text=True, bufsize=1, preexec_fn=before or die_with_parent)
+            text=True, bufsize=1, env=env and {**os.environ, **env},
+            preexec_fn=before or die_with_parent)
         self.pid = self.process.pid
         # A large one takes its time on a busy machine.
-        assert self.line(60) == "ready"
+        assert not ready or self.line(60) == "ready"
 
     def __enter__(self):
         return self
@@ -131,9 +133,12 @@ class Running:
         assert ready, "the program does not answer"
         return self.process.stdout.readline().rstrip("\n")
 
-    def ask(self, question="a"):
+    def tell(self, question):
         self.process.stdin.write(question)
         self.process.stdin.flush()
+
+    def ask(self, question="a"):
+        self.tell(question)
         return self.line()
 
     def alive(self):

@@ -80,7 +80,8 @@ struct pe_loaded_image {
 	uint64_t start, end; /* of its mappings */
 	uint64_t bias;	     /* run-time address = bias + vaddr */
 	struct pe_build_id build_id;
-	uint64_t dynamic; /* address of its dynamic section; 0 when it has none */
+	uint64_t build_id_addr; /* where its bytes are; 0 when it has none */
+	uint64_t dynamic;	/* address of its dynamic section; 0 when it has none */
 	bool is_program;
 	char *path; /* as maps tells it, may end in " (deleted)" */
 };
@@ -103,8 +104,11 @@ struct pe_loaded_images {
 struct pe_error *pe_target_images(const struct pe_target *target,
 				  struct pe_loaded_images *ret) pe_must_check;
 void pe_loaded_images_deinit(struct pe_loaded_images *images);
-/* Nothing was loaded or unloaded since, and nothing is now; costs two reads and one a library. */
-bool pe_link_map_unchanged(const struct pe_target *target, const struct pe_link_map *before);
+/* By its build-id, in one read: neither unloaded nor another in its place. */
+bool pe_loaded_image_is_there(const struct pe_target *target, const struct pe_loaded_image *image);
+/* As it is now; costs two reads and one for each object. */
+struct pe_link_map pe_link_map_again(const struct pe_target *target,
+				     const struct pe_link_map *before);
 const struct pe_loaded_image *pe_loaded_images_find(const struct pe_loaded_images *images,
 						    const struct pe_build_id *id);
 
