@@ -38,18 +38,27 @@ def impossible():
 class Tree:
     """A debootstrap tree with MariaDB installed; made once, under a name that it gets when whole."""
 
+    NAME = "tree"
+    FORMAT = TREE_FORMAT
+    MORE = ["galera-4", "rsync"]
+
     def __init__(self, suite, version, say=lambda text: None):
         self.suite, self.say = suite, say
         self.version = version.split(":", 1)[-1]
-        self.folder = os.path.join(harness.CACHE, f"tree-{suite}-{self.version}-{TREE_FORMAT}")
+        self.folder = os.path.join(harness.CACHE,
+                                   f"{self.NAME}-{suite}-{self.version}-{self.FORMAT}")
         with open(self.folder + ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not os.path.isdir(self.folder):
                 self._make(self.folder + ".partial")
 
     def _make(self, partial):
+        self._install(partial)
+        os.rename(partial, self.folder)
+
+    def _install(self, partial):
         shutil.rmtree(partial, True)
-        self.say(f"making a Debian {self.suite} tree for the containers (about a minute)")
+        self.say(f"making a Debian {self.suite} tree (about a minute)")
         self._run("unshare", "--mount", "debootstrap", "--variant=minbase",
                   "--include=ca-certificates", self.suite, partial,
                   "http://deb.debian.org/debian")
@@ -60,15 +69,15 @@ class Tree:
         os.chmod(policy, 0o755)
         with open(os.path.join(partial, "etc/dpkg/dpkg.cfg.d/tests"), "w") as file:
             file.write("force-unsafe-io\npath-exclude=/usr/share/man/*\n")
-        self.say(f"installing MariaDB {self.version} and Galera in it (about a minute)")
+        self.say(f"installing MariaDB {self.version} and {len(self.MORE)} more packages in it "
+                 "(about a minute)")
         debs = [self._fetch(partial, name) for name in PACKAGES]
         self._run("unshare", "--mount", "sh", "-c",
                   'mount --make-rprivate / 2>/dev/null; mount --rbind /proc "$0/proc" && '
                   'exec chroot "$0" sh -c "apt-get -q update && exec apt-get -q -y '
-                  '--no-install-recommends install $*"', partial, *debs, "galera-4", "rsync")
+                  '--no-install-recommends install $*"', partial, *debs, *self.MORE)
         for rest in ("var/cache/apt", "var/lib/apt/lists"):
             shutil.rmtree(os.path.join(partial, rest))
-        os.rename(partial, self.folder)
 
     def _fetch(self, partial, name):
         """One package, from the pool, which keeps a version longer than the package lists."""
