@@ -11,6 +11,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/capability.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -106,6 +108,34 @@ long proc_status_number(const char *path, const char *key)
 	return at ? strtol(at + strlen(key), NULL, 10) : 0;
 }
 
+static bool has_capability(int cap)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = { 0 };
+
+	return syscall(SYS_capget, &header, data) == 0 &&
+	       (data[CAP_TO_INDEX(cap)].effective & CAP_TO_MASK(cap));
+}
+
+/*
+ * Our rights are enough, and still no: Yama (Documentation/admin-guide/LSM/Yama.rst), whose setting
+ * a service may not see, or something else that stands above capabilities.
+ */
+static struct pe_error *memory_denied(pid_t pid)
+{
+	char scope[16];
+	bool yama = proc_read_file("/proc/sys/kernel/yama/ptrace_scope", scope, sizeof(scope)) > 0;
+
+	return pe_error_new(
+		PE_ERR_UNSUPPORTED, "cannot open the memory of process %d: %s", pid,
+		yama && atoi(scope) == 3
+			? "kernel.yama.ptrace_scope is 3, with which nobody may look "
+			  "into another process until the next boot"
+			: "forbidden by the kernel's security settings "
+			  "(kernel.yama.ptrace_scope=3 does so until the next boot), or "
+			  "it belongs to an outer user namespace");
+}
+
 static struct pe_error *open_memory(struct pe_target *target)
 {
 	char path[64];
@@ -117,6 +147,9 @@ static struct pe_error *open_memory(struct pe_target *target)
 		target->mem_fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (target->mem_fd < 0 && (errno == ENOENT || errno == ESRCH))
 		return pe_error_new(PE_ERR_NO_TARGET, "process %d has just ended", target->pid);
+	if (target->mem_fd < 0 && (errno == EACCES || errno == EPERM) &&
+	    has_capability(CAP_SYS_PTRACE) && has_capability(CAP_DAC_OVERRIDE))
+		return memory_denied(target->pid);
 	if (target->mem_fd < 0)
 		return pe_error_errno(errno, "cannot open the memory of process %d", target->pid);
 	return NULL;

@@ -78,11 +78,15 @@ class Repository:
         self.run("publish")
 
     def trusted_by(self, agent):
+        self.copy_keys(agent.path("keys"))
+
+    def copy_keys(self, folder):
+        """What the hosts of this repository trust."""
         shutil.copy(os.path.join(self.folder, "public/metadata/1.root.json"),
-                    agent.path("keys", "root.json"))
+                    os.path.join(folder, "root.json"))
         for name in os.listdir(os.path.join(self.folder, "keys")):
             if name.startswith("patch") and name.endswith(".pub"):
-                shutil.copy(os.path.join(self.folder, "keys", name), agent.path("keys"))
+                shutil.copy(os.path.join(self.folder, "keys", name), folder)
 
 
 @pytest.fixture(scope="module")
