@@ -7,6 +7,8 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "engine/cleanup.h"
 
@@ -100,4 +102,19 @@ pid_t dbc_status_nspid(const char *status)
 		id = value;
 	}
 	return (pid_t)id;
+}
+
+/*
+ * Signal 0 goes to a thread only if it is one of that process; then the right to send it is looked
+ * at (kernel/signal.c, do_send_specific). Its EPERM is also that of filters, so ours is tried
+ * first.
+ */
+bool dbc_is_thread_of(pid_t tid, pid_t pid)
+{
+	char path[64];
+
+	if (syscall(SYS_tgkill, getpid(), gettid(), 0) == 0)
+		return syscall(SYS_tgkill, pid, tid, 0) == 0 || errno == EPERM;
+	snprintf(path, sizeof(path), "/proc/%d/task/%d", (int)pid, (int)tid);
+	return access(path, F_OK) == 0;
 }

@@ -3,6 +3,7 @@
 #ifndef DBCARE_PROC_H
 #define DBCARE_PROC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -17,5 +18,7 @@ char *dbc_cmdline_option(const char *cmdline, size_t size, const char *name);
 /* The last number of the NSpid line of a status file: the id in the innermost namespace; 0: none.
  */
 pid_t dbc_status_nspid(const char *status);
+/* Whether @tid is a thread of process @pid, both as we number them; also where /proc hides it. */
+bool dbc_is_thread_of(pid_t tid, pid_t pid);
 
 #endif

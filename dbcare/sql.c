@@ -89,10 +89,8 @@ static bool thread_is_of(const struct dbc_server *server, long tid)
 
 	if (tid <= 0)
 		return false;
-	if (server->ns_pid == server->pid) {
-		snprintf(name, sizeof(name), "/proc/%d/task/%ld", (int)server->pid, tid);
-		return access(name, F_OK) == 0;
-	}
+	if (server->ns_pid == server->pid)
+		return dbc_is_thread_of((pid_t)tid, server->pid);
 	/* Another pid namespace: every thread's status tells its number there. */
 	snprintf(name, sizeof(name), "/proc/%d/task", (int)server->pid);
 	DIR *tasks = opendir(name);
