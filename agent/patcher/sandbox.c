@@ -41,6 +41,17 @@ static int available(cap_value_t out[KEPT])
 	return count;
 }
 
+/* Under systemd the unit has left nothing else, and capset(2) with it is forbidden. */
+static bool set_capabilities(cap_t wanted)
+{
+	cap_t now = cap_get_proc();
+	bool done = now && (cap_compare(now, wanted) == 0 || cap_set_proc(wanted) == 0);
+
+	if (now)
+		cap_free(now);
+	return done;
+}
+
 struct pe_error *patcher_drop_rights(void)
 {
 	cap_value_t have[KEPT];
@@ -59,7 +70,7 @@ struct pe_error *patcher_drop_rights(void)
 	}
 	done = done && cap_set_flag(wanted, CAP_PERMITTED, count, have, CAP_SET) == 0 &&
 	       cap_set_flag(wanted, CAP_EFFECTIVE, count, have, CAP_SET) == 0 &&
-	       cap_set_proc(wanted) == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0;
+	       set_capabilities(wanted) && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0;
 
 	struct pe_error *err = done ? NULL : pe_error_errno(errno, "cannot give up capabilities");
 
