@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from harness import BUILD, run
+from harness import BUILD, TOP, run
 
 LIMITS = {"care-agent": 1.5, "care-patcher": 2.0, "care-watch": 2.5}
 
@@ -55,3 +55,41 @@ def test_user_directories_settings_pages_and_completions_are_installed(installed
         path = find(installed, name)
         assert not stat.S_IMODE(os.stat(path).st_mode) & 0o022, path
     assert find(os.path.join(find(installed, "bash-completion"), "completions"), "care-agent")
+
+
+def test_settings_lie_where_the_programs_look_whatever_the_prefix(installed):
+    for name in ("agent.conf", "keys", "patches.d", "hooks.d/pre-apply"):
+        assert os.path.exists(os.path.join(installed, "etc/dbcare", name)), name
+
+
+def test_no_unit_forbids_a_system_call_or_hides_a_file_that_its_program_needs(installed):
+    """What only a real systemd shows otherwise (test_agent_systemd.py)."""
+    with open(find(installed, "care-patcher.service")) as file:
+        patcher = dict(line.split("=", 1) for line in file.read().splitlines() if "=" in line)
+    assert "RestrictSUIDSGID" not in patcher  # it forbids openat2
+    assert patcher["ProcSubset"] == "all" and patcher["ProtectProc"] == "default"
+    allowed = allowed_calls(find(installed, "care-patcher.service"))
+    with open(os.path.join(TOP, "agent/patcher/sandbox.c")) as file:
+        wanted = set(re.findall(r"SCMP_SYS\((\w+)\)", file.read()))
+    assert len(wanted) > 100 and not wanted - allowed
+
+
+def allowed_calls(unit):
+    """The system calls that the SystemCallFilter lines of a unit leave, by systemd's own lists."""
+    groups, name = {}, None
+    for line in run("/usr/bin/systemd-analyze", "syscall-filter", "--no-pager").out.splitlines():
+        if line.startswith("@"):
+            name = line.strip()
+            groups[name] = []
+        elif line.startswith("    ") and not line.strip().startswith("#"):
+            groups[name].append(line.strip())
+
+    def spelled(word):
+        return set().union(*map(spelled, groups[word])) if word in groups else {word}
+
+    allowed = spelled("@default")
+    with open(unit) as file:
+        for words in re.findall(r"^SystemCallFilter=(.*)$", file.read(), re.M):
+            calls = set().union(*map(spelled, words.lstrip("~").split()))
+            allowed = allowed - calls if words.startswith("~") else allowed | calls
+    return allowed
