@@ -4,7 +4,7 @@
  * no programs started, no modules loaded, no files but those of the keys and of /proc are of use.
  *
  * A process under a filter cannot suspend the filter of another one (PTRACE_O_SUSPEND_SECCOMP,
- * kernel/ptrace.c): the calls that are injected into a target have to pass the target's own filter.
+ * kernel/ptrace.c): a target that is under one is refused, and dbcarectl, run by root, patches it.
  */
 #include <errno.h>
 #include <sched.h>
