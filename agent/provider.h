@@ -10,7 +10,8 @@
  *	provider  name of its provider
  *	pid, start_time  which process; a pid alone may come to mean another one
  *	state     "starting", "ready" or "stopping"
- *	build_ids hex, of the images that patches may name
+ *	build_ids hex, of the images that patches may name; none, and
+ *	unreadable	why, when it cannot be looked into
  *	patches   what is applied: objects with name, state, level, cves
  *	name      how people call it: a socket, a path; no two targets of a host have the same
  *	aliases   what else they may call it (may be missing)

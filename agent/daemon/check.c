@@ -28,7 +28,7 @@ void agent_check_new_build(struct agent *agent, const char *product, const char 
 	char key[160];
 
 	snprintf(key, sizeof(key), "%s %s", product, build_id);
-	if (!settings->patch_server || !settings->auto_update ||
+	if (!*build_id || !settings->patch_server || !settings->auto_update ||
 	    settings->update_policy == AGENT_LOCAL || !agent->checked_builds ||
 	    json_object_get(agent->checked_builds, key))
 		return;

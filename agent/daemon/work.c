@@ -424,7 +424,8 @@ static void note_upgrade(struct agent_target *target, const struct agent_offer *
 {
 	const char *before;
 	int had = agent_state_level_of(target->agent, agent_target_name(target), &before);
-	bool upgraded = !offer && had >= 0 && *before && strcmp(before, build_id(target)) != 0;
+	bool upgraded = !offer && had >= 0 && *before && *build_id(target) &&
+			strcmp(before, build_id(target)) != 0;
 
 	if (!upgraded) {
 		free(target->note);
@@ -493,6 +494,12 @@ static int work(struct agent_target *target)
 		return STOP_MS;
 	if (!target->ready_ms)
 		target->ready_ms = uv_hrtime() / 1000000;
+
+	/* What it is, is not known: it is neither upgraded nor is there anything to ask for. */
+	const char *unreadable = json_string_value(json_object_get(target->info, "unreadable"));
+
+	if (unreadable && !*build_id(target))
+		return hold(target, NULL, unreadable, true);
 	if (!target->recovered) {
 		json_t *answer;
 		struct pe_error *err = agent_ask(target->agent, agent_request("recover", target),

@@ -3,8 +3,8 @@
 locks, Debian's MariaDB as its package sets it up, AppArmor, Yama, a reboot.
 
 One machine for all tests, in their order; each leaves it with the server patched by the agent. It is
-made from Debian's archive at the first time (two minutes), and runs in QEMU: a minute on a processor
-that can, several where the processor has to be emulated, so only in the long form.
+made from Debian's archive at the first time (two minutes), and runs in QEMU, for several minutes where
+the processor has to be emulated, so only in the long form.
 """
 import json
 import os
@@ -274,7 +274,8 @@ def test_a_restarted_server_is_patched_again(kept):
         seen.append((seconds_of(applied) - ready) * 1000)
     print(f"\nfrom mariadbd's word that it is ready to the agent's that it is patched and "
           f"verified, ms: {', '.join(f'{ms:.0f}' for ms in seen)}")
-    assert max(seen) < 1000 * guest.machine.slow * (1 if LONG else 5)
+    # A generous limit: the processor may be emulated, on a machine that others load.
+    assert max(seen) < 3000 * guest.machine.slow
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -367,6 +368,7 @@ def test_yama_lets_us_up_to_its_highest_setting_which_is_a_clear_refusal(kept):
         guest.sh(f"sysctl -w kernel.yama.ptrace_scope={scope}")
         by_hand(guest)
         by_the_agent(guest)
+    checks = len(guest.journal("DBCARE_EVENT=checked"))
     guest.sh("dbcarectl hold; systemctl restart mariadb; sysctl -w kernel.yama.ptrace_scope=3")
     try:
         for command in ("dbcarectl apply /mnt/patches/1.cpatch",
@@ -378,6 +380,9 @@ def test_yama_lets_us_up_to_its_highest_setting_which_is_a_clear_refusal(kept):
         guest.sh("dbcarectl resume")
     guest.wait_held("kernel.yama.ptrace_scope")
     assert guest.rand() == SHIPPED
+    # What it is, cannot be seen: that is no other build, and nothing to ask the repository for.
+    assert not guest.journal("DBCARE_EVENT=upgraded")
+    assert len(guest.journal("DBCARE_EVENT=checked")) <= checks + 1
 
 
 # ---- the whole machine ----
