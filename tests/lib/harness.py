@@ -26,6 +26,8 @@ BUILD = os.environ.get("DBCARE_TESTS_BUILD", os.path.join(TOP, "build"))
 CACHE = os.environ.get("DBCARE_TESTS_CACHE", "/var/cache/dbcare-tests")
 LONG = bool(os.environ.get("DBCARE_TESTS_LONG"))
 os.environ.setdefault("CARE_BUILD_CACHE", os.path.join(CACHE, "build"))
+NOT_NOW = 4  # exit status
+
 USER = "tests"
 SYSBENCH_TABLES = 8
 SYSBENCH_ROWS = 25000
@@ -102,22 +104,31 @@ class Target:
 
     def __init__(self, version, progress=False, suite=None, source="mariadb"):
         self.version, self.source = version, source
-        if self._find() is None:
-            args = ["target", "add", source, "--debian", version]
-            args += ["--suite", suite] if suite else []
-            if progress:
-                subprocess.run([program("care-build"), *args], check=True,
-                               stdin=subprocess.DEVNULL)
-            else:
-                care("care-build", *args, timeout=3600)
+        args = ["target", "add", source, "--debian", version]
+        args += ["--suite", suite] if suite else []
+        status = NOT_NOW
+        while self._find() is None and status == NOT_NOW:
+            status = self._add(args, progress)
         found = self._find()
-        if found is None:
-            raise AssertionError(f"care-build target list does not show {version}")
+        assert found, f"care-build target list does not show {version}"
         self.name, self.build_id = found["name"], found["build_id"]
         self.folder = os.path.join(os.environ["CARE_BUILD_CACHE"], self.name)
         self.root = os.path.join(self.folder, "root")
         if not os.path.exists(found["binary"]):
             raise AssertionError(f"there is no {found['binary']}")
+
+    @staticmethod
+    def _add(args, progress):
+        """Another run may be preparing the same: then comes back after a while."""
+        if progress:
+            status = subprocess.run([program("care-build"), *args],
+                                    stdin=subprocess.DEVNULL).returncode
+        else:
+            status = care("care-build", *args, timeout=3600, expect=(0, NOT_NOW)).status
+        assert status in (0, NOT_NOW), (args, status)
+        if status == NOT_NOW:
+            time.sleep(5)
+        return status
 
     def _find(self):
         for target in care("care-build", "target", "list", "--json").json["targets"]:
