@@ -26,6 +26,7 @@ static const struct {
 	[PE_ERR_HELD] = { "held", 4, "try again when the reason is gone" },
 	[PE_ERR_NOTHING] = { "nothing-to-do", 2, "" },
 	[PE_ERR_UNSUPPORTED] = { "refused", 5, "" },
+	[PE_ERR_SANDBOXED] = { "sandboxed", 5, "run it as root, outside of any sandbox" },
 	[PE_ERR_POLICY] = { "policy", 5, "" },
 	[PE_ERR_COMPILE] = { "compile", 1, "" },
 	[PE_ERR_VERIFY] = { "verification", 1, "the change was taken back; see the text" },

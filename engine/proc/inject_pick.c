@@ -192,7 +192,8 @@ static struct pe_error *try_all(struct pe_injector *injector, struct candidate *
 				    "call now",
 				    count, injector->target->pid);
 	/* All unfit is "not now"; what the whole process lacks keeps its own code. */
-	if (err->code != PE_ERR_UNSUPPORTED && err->code != PE_ERR_PERMISSION)
+	if (err->code != PE_ERR_UNSUPPORTED && err->code != PE_ERR_SANDBOXED &&
+	    err->code != PE_ERR_PERMISSION)
 		err->code = PE_ERR_BUSY;
 	return pe_error_wrap(err, "no thread of process %d is fit for an injected call now",
 			     injector->target->pid);

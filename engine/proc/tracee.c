@@ -248,7 +248,7 @@ struct pe_error *tracee_suspend_seccomp(const struct pe_target *target, pid_t ti
 	if (!proc_status_number(path, "\nSeccomp:") ||
 	    ptrace(PTRACE_SETOPTIONS, tid, NULL, (void *)options) == 0)
 		return NULL;
-	return pe_error_new(PE_ERR_UNSUPPORTED,
+	return pe_error_new(PE_ERR_SANDBOXED,
 			    "process %d is sandboxed (seccomp), and the sandbox cannot be "
 			    "suspended for an injected call: %s (that needs CAP_SYS_ADMIN, no "
 			    "sandbox of our own, and a kernel with CONFIG_CHECKPOINT_RESTORE)",

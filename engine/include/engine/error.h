@@ -33,6 +33,7 @@ enum pe_code {
 	PE_ERR_NOTHING,	    /* nothing to do: already applied, nothing changed */
 	PE_ERR_UNSUPPORTED, /* the change or the target cannot be patched safely; the text says why
 			     */
+	PE_ERR_SANDBOXED,   /* the target is under a seccomp filter that we may not suspend */
 	PE_ERR_POLICY,	    /* refused by policy or signature */
 	PE_ERR_COMPILE,	    /* the compiler or another tool failed; the text has its message */
 	PE_ERR_VERIFY,	    /* applied, failed verification, reverted */
