@@ -199,6 +199,7 @@ static const struct {
 	{ "IGNORE_TARGETS", FIELD(ignore_targets), set_text, "patterns" },
 	{ "METRICS_PORT", FIELD(metrics_port), set_port, "a port, or 0" },
 	{ "METRICS_FILE", FIELD(metrics_file), set_text, "a file" },
+	{ "SANDBOXED_TARGETS", FIELD(sandboxed_targets), set_bool, "YES or NO" },
 };
 
 static bool matches(const char *patterns, const char *name)
@@ -271,6 +272,13 @@ struct pe_error *agent_settings_read(const char *path, struct agent_settings *re
 	int line = ini_parse_file(in, take_line, &reading);
 	struct pe_error *err = reading.err;
 
+	/* An agent that was taken over must not be able to get the patcher more rights. */
+	if (!err && ret->sandboxed_targets && fstat(fileno(in), &st) == 0 &&
+	    (st.st_uid != 0 || (st.st_gid != 0 && st.st_mode & S_IWGRP)))
+		err = pe_error_new(PE_ERR_PERMISSION,
+				   "%s: SANDBOXED_TARGETS counts only in a file that root alone "
+				   "can write: chown root and chmod go-w it",
+				   path);
 	if (!err && line)
 		err = pe_error_new(PE_ERR_FORMAT, "%s: line %d is no KEY=VALUE", path, line);
 	if (err)

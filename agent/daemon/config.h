@@ -41,6 +41,7 @@ struct agent_settings {
 	char *ignore_targets;	   /* the same; wins */
 	unsigned int metrics_port; /* on loopback; 0: no HTTP */
 	char *metrics_file;	   /* for a textfile collector; NULL: none */
+	bool sandboxed_targets;	   /* how care-agent --foreground starts care-patcher */
 	/*
 	 * No setting: what the repository said last of registration_key, a day, "yesterday" or
 	 * "none"; NULL: nothing.

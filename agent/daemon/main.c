@@ -158,7 +158,17 @@ static struct pe_error *foreground(void)
 				    "--foreground starts a process with rights and needs root; it "
 				    "gives up its own for the user %s",
 				    agent_user());
-	return agent_supervise(folder && *folder ? folder : dirname(path));
+
+	struct agent_settings settings;
+	struct pe_error *err = agent_settings_read(agent_conf_path(), &settings);
+
+	if (err)
+		return err;
+
+	bool sandboxed_targets = settings.sandboxed_targets;
+
+	agent_settings_deinit(&settings);
+	return agent_supervise(folder && *folder ? folder : dirname(path), sandboxed_targets);
 }
 
 int main(int argc, char **argv)

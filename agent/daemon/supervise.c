@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What systemd does elsewhere: three processes, each behind a socket that outlives it. This one
- * keeps root's rights and therefore does nothing else: it reads no input and parses nothing.
+ * keeps root's rights and therefore does nothing else: it reads no input and parses nothing. (What
+ * concerns it in agent.conf has been read before.)
  */
 #include "agent/daemon/supervise.h"
 
@@ -25,8 +26,9 @@
 enum { FAST_SECONDS = 5, SLOWEST_MS = 10000, FIRST_MS = 50, CHILDREN = 3 };
 
 struct child {
-	const char *program, *name; /* of its socket */
-	bool drops;		    /* to the agent's user before it runs */
+	const char *program, *option; /* or NULL */
+	const char *name;	      /* of its socket */
+	bool drops;		      /* to the agent's user before it runs */
 	int listener;
 	pid_t pid;
 	time_t begun;
@@ -44,7 +46,7 @@ static void become(uid_t uid, gid_t gid)
 static void execute(const struct child *child, const char *folder, uid_t uid, gid_t gid)
 {
 	char path[PATH_MAX], pid[16];
-	char *argv[] = { (char *)child->program, NULL };
+	char *argv[] = { (char *)child->program, (char *)child->option, NULL };
 	sigset_t none;
 
 	sigemptyset(&none);
@@ -200,12 +202,13 @@ static void watch_over(struct child *children, const char *folder, uid_t uid, gi
 	stop_all(children);
 }
 
-struct pe_error *agent_supervise(const char *folder)
+struct pe_error *agent_supervise(const char *folder, bool sandboxed_targets)
 {
+	const char *option = sandboxed_targets ? "--sandboxed-targets" : NULL;
 	struct child children[CHILDREN] = {
-		{ "care-patcher", "patcher", false, -1, 0, 0, FIRST_MS },
-		{ "care-watch", "watch", false, -1, 0, 0, FIRST_MS },
-		{ "care-agent", "agent", true, -1, 0, 0, FIRST_MS },
+		{ "care-patcher", option, "patcher", false, -1, 0, 0, FIRST_MS },
+		{ "care-watch", NULL, "watch", false, -1, 0, 0, FIRST_MS },
+		{ "care-agent", NULL, "agent", true, -1, 0, 0, FIRST_MS },
 	};
 	uid_t uid;
 	gid_t gid;

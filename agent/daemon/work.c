@@ -72,8 +72,26 @@ static int hold(struct agent_target *target, const char *patch, const char *reas
 	return retry ? wait : FOR_EVER;
 }
 
+/* What makes the agent able to do it is for the administrator to say. */
+static struct pe_error *name_way_out(struct pe_error *err)
+{
+	pe_auto_free char *text = pe_error_text(err);
+
+	if (err->code != PE_ERR_SANDBOXED)
+		return err;
+	pe_error_free(err);
+	return pe_error_new(
+		PE_ERR_SANDBOXED,
+		"%s; the agent patches such servers with SANDBOXED_TARGETS=yes or, "
+		"under systemd, the drop-in sandboxed-targets.conf (care-agent(8)), and "
+		"`dbcarectl apply`, run by root, without them",
+		text ? text : "the server is sandboxed (seccomp)");
+}
+
 static int hold_error(struct agent_target *target, const char *patch, struct pe_error *err)
 {
+	err = name_way_out(err);
+
 	pe_auto_free char *text = pe_error_text(err);
 	enum pe_code code = err->code;
 
@@ -82,7 +100,7 @@ static int hold_error(struct agent_target *target, const char *patch, struct pe_
 		return RETRY_MS; /* the next look tells */
 	/* These do not become better by waiting. A new offer or an operator wakes the task. */
 	bool retry = code != PE_ERR_MISMATCH && code != PE_ERR_UNSUPPORTED &&
-		     code != PE_ERR_FORMAT && code != PE_ERR_VERIFY;
+		     code != PE_ERR_SANDBOXED && code != PE_ERR_FORMAT && code != PE_ERR_VERIFY;
 
 	return hold(target, patch, text ? text : "out of memory", retry);
 }

@@ -85,8 +85,41 @@ static struct pe_error *accept_for_ever(int listener, uid_t uid, gid_t gid)
 	}
 }
 
-static struct pe_error *run(void)
+enum { KEY_SANDBOXED_TARGETS = 0x100 }; /* no letter of its own */
+
+struct options {
+	bool sandboxed_targets;
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
 {
+	struct options *options = state->input;
+
+	if (key != KEY_SANDBOXED_TARGETS)
+		return ARGP_ERR_UNKNOWN;
+	options->sandboxed_targets = true;
+	return 0;
+}
+
+/* What is asked for, where it can be had; else the locks stay, for without it they cost nothing. */
+static bool suspends_filters(const struct options *options)
+{
+	if (!options->sandboxed_targets)
+		return false;
+
+	pe_auto_error struct pe_error *err = patcher_may_suspend_filters();
+
+	if (err)
+		fprintf(stderr,
+			PROGRAM ": --sandboxed-targets has no effect, servers under a seccomp "
+				"filter are not patched: %s\n",
+			err->message);
+	return !err;
+}
+
+static struct pe_error *run(const struct options *options)
+{
+	bool suspend_filters = suspends_filters(options);
 	uid_t uid = 0;
 	gid_t gid = 0;
 	int listener = -1;
@@ -95,16 +128,22 @@ static struct pe_error *run(void)
 	if (!err)
 		err = agent_user_ids(&uid, &gid);
 	if (!err)
-		err = patcher_drop_rights();
-	if (!err)
+		err = patcher_drop_rights(suspend_filters);
+	if (!err && !suspend_filters)
 		err = patcher_filter_syscalls();
 	return err ? err : accept_for_ever(listener, uid, gid);
 }
 
 int main(int argc, char **argv)
 {
+	static const struct argp_option arguments[] = {
+		{ "sandboxed-targets", KEY_SANDBOXED_TARGETS, NULL, 0,
+		  "Patch servers under a seccomp filter too: keep CAP_SYS_ADMIN and be under no "
+		  "filter, which the kernel wants for that" },
+		{ 0 }
+	};
 	static const struct argp argp = {
-		NULL, NULL, NULL,
+		arguments, parse, NULL,
 		"The half of the DatabaseCare agent that has rights: looks into other processes "
 		"and changes their memory, on request of care-agent, and only with patches that a "
 		"key in /etc/dbcare/keys has signed.\v"
@@ -112,10 +151,12 @@ int main(int argc, char **argv)
 		"not by hand, and takes its socket from them.\n"
 	};
 
+	struct options options = { 0 };
+
 	argp_err_exit_status = 1;
-	argp_parse(&argp, argc, argv, 0, NULL, NULL);
+	argp_parse(&argp, argc, argv, 0, NULL, &options);
 	signal(SIGPIPE, SIG_IGN);
 	/* One heap: what is freed goes back to the system. */
 	mallopt(M_ARENA_MAX, 1);
-	return pe_cli_fail(PROGRAM, run(), false);
+	return pe_cli_fail(PROGRAM, run(&options), false);
 }

@@ -4,6 +4,7 @@
 #define AGENT_PATCHER_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "engine/error.h"
@@ -23,8 +24,16 @@ json_t *patcher_answer(const json_t *request, int fd, int *answer_fd);
 struct pe_error *patcher_trust(const void *bytes, size_t size, const char *signature,
 			       char **signer) pe_must_check;
 
-/* Gives up all rights but those to look into and to change other processes, for good. */
-struct pe_error *patcher_drop_rights(void) pe_must_check;
+/*
+ * Whether we may suspend the seccomp filter of another process, which care-patcher gives up unless
+ * it is told to keep it. PERMISSION says what stands against it and what is to be changed.
+ */
+struct pe_error *patcher_may_suspend_filters(void) pe_must_check;
+/*
+ * Gives up all rights but those to look into and to change other processes, for good.
+ * @suspend_filters: and to suspend their seccomp filters.
+ */
+struct pe_error *patcher_drop_rights(bool suspend_filters) pe_must_check;
 /* Allows only the system calls that the work needs; the rest fails with EPERM. */
 struct pe_error *patcher_filter_syscalls(void) pe_must_check;
 

@@ -3,8 +3,10 @@
  * What care-patcher may do: four capabilities and a list of system calls. No sockets can be made,
  * no programs started, no modules loaded, no files but those of the keys and of /proc are of use.
  *
- * A process under a filter cannot suspend the filter of another one (PTRACE_O_SUSPEND_SECCOMP,
- * kernel/ptrace.c): a target that is under one is refused, and dbcarectl, run by root, patches it.
+ * The filter of another process can be suspended only by one that is under none itself and has
+ * CAP_SYS_ADMIN (PTRACE_O_SUSPEND_SECCOMP, kernel/ptrace.c). So a target that is under one is
+ * refused, and dbcarectl, run by root, patches it; or the administrator gives up our own filter for
+ * it (--sandboxed-targets).
  */
 #include <errno.h>
 #include <sched.h>
@@ -17,28 +19,56 @@
 /*
  * SYS_PTRACE: seize, read. DAC_OVERRIDE: open /proc/PID/mem of another user for writing, and walk
  * to his socket. CHECKPOINT_RESTORE: /proc/PID/map_files of images deleted on disk. SYS_NICE:
- * SCHED_FIFO while threads stand.
+ * SCHED_FIFO while threads stand. SYS_ADMIN, the last: to suspend filters.
  */
-static const cap_value_t kept[] = { CAP_SYS_PTRACE, CAP_DAC_OVERRIDE, CAP_CHECKPOINT_RESTORE,
-				    CAP_SYS_NICE };
+static const cap_value_t keepable[] = { CAP_SYS_PTRACE, CAP_DAC_OVERRIDE, CAP_CHECKPOINT_RESTORE,
+					CAP_SYS_NICE, CAP_SYS_ADMIN };
 
-enum { KEPT = sizeof(kept) / sizeof(*kept) };
+enum { KEEPABLE = sizeof(keepable) / sizeof(*keepable), USUALLY = KEEPABLE - 1 };
 
-/* Those of @kept that we have: a container may have been given fewer. */
-static int available(cap_value_t out[KEPT])
+static bool has(cap_t caps, cap_value_t cap)
+{
+	cap_flag_value_t value = CAP_CLEAR;
+
+	return cap_get_flag(caps, cap, CAP_PERMITTED, &value) == 0 && value == CAP_SET;
+}
+
+/* Those of the first @most that we have: a container may have been given fewer. */
+static int available(int most, cap_value_t out[KEEPABLE])
 {
 	cap_t now = cap_get_proc();
 	int count = 0;
 
-	for (int i = 0; now && i < KEPT; i++) {
-		cap_flag_value_t value = CAP_CLEAR;
-
-		if (cap_get_flag(now, kept[i], CAP_PERMITTED, &value) == 0 && value == CAP_SET)
-			out[count++] = kept[i];
+	for (int i = 0; now && i < most; i++) {
+		if (has(now, keepable[i]))
+			out[count++] = keepable[i];
 	}
 	if (now)
 		cap_free(now);
 	return count;
+}
+
+struct pe_error *patcher_may_suspend_filters(void)
+{
+	cap_t now = cap_get_proc();
+	bool admin = now && has(now, CAP_SYS_ADMIN);
+	/* Under a filter it tells 2, or is forbidden. */
+	bool filtered = prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != 0;
+
+	if (now)
+		cap_free(now);
+	if (admin && !filtered)
+		return NULL;
+	return pe_error_new(
+		PE_ERR_PERMISSION, "%s%s%s",
+		admin ? ""
+		      : "CAP_SYS_ADMIN is missing (CapabilityBoundingSet= of the unit, or the "
+			"capabilities of the container)",
+		!admin && filtered ? ", and " : "",
+		filtered ? "it is under a seccomp filter itself (SystemCallFilter= and other "
+			   "settings of the unit, which the drop-in sandboxed-targets.conf takes "
+			   "back, or the profile of the container)"
+			 : "");
 }
 
 /* Under systemd the unit has left nothing else, and capset(2) with it is forbidden. */
@@ -52,10 +82,11 @@ static bool set_capabilities(cap_t wanted)
 	return done;
 }
 
-struct pe_error *patcher_drop_rights(void)
+struct pe_error *patcher_drop_rights(bool suspend_filters)
 {
-	cap_value_t have[KEPT];
-	int count = available(have);
+	cap_value_t have[KEEPABLE];
+	int most = suspend_filters ? KEEPABLE : USUALLY;
+	int count = available(most, have);
 	cap_t wanted = cap_init();
 	bool done = wanted != NULL;
 
@@ -63,8 +94,8 @@ struct pe_error *patcher_drop_rights(void)
 	for (cap_value_t cap = 0; cap_get_bound(cap) >= 0; cap++) {
 		bool keep = false;
 
-		for (int i = 0; i < KEPT; i++)
-			keep |= kept[i] == cap;
+		for (int i = 0; i < most; i++)
+			keep |= keepable[i] == cap;
 		if (!keep && cap_get_bound(cap) == 1 && cap_drop_bound(cap) != 0 && errno != EPERM)
 			done = false;
 	}

@@ -192,6 +192,11 @@ class Agent:
                     pass
         return found
 
+    def rights(self, name):
+        """What /proc/PID/status tells of one of its processes."""
+        with open(f"/proc/{self.children()[name]}/status") as file:
+            return dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+
     def stop(self):
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)

@@ -25,6 +25,11 @@ from agent import Agent, Key, let_in
 from harness import LONG, care, die_with_parent, run, wait_until
 
 
+# CHECKPOINT_RESTORE, SYS_NICE, SYS_PTRACE, DAC_OVERRIDE
+PATCHER = 1 << 40 | 1 << 23 | 1 << 19 | 1 << 1
+SYS_ADMIN = 1 << 21
+
+
 @pytest.fixture(scope="module")
 def levels(target, tmp_path_factory):
     """Two levels of one patch."""
@@ -321,14 +326,15 @@ class Hostile:
         return json.loads(answer)
 
 
+@pytest.mark.parametrize("sandboxed_targets", ["no", "yes"], ids=["usual", "unfiltered"])
 def test_the_patcher_refuses_whatever_a_hostile_agent_sends(new_server, new_agent, levels,
-                                                            tmp_path):
+                                                            tmp_path, sandboxed_targets):
     server = new_server()
     before = server.snapshot()
     agent = new_agent(server)
     agent.stop()
     # The patcher alone, whose only client we are now.
-    agent.write_settings(ONLY_TARGETS="/none")
+    agent.write_settings(ONLY_TARGETS="/none", SANDBOXED_TARGETS=sandboxed_targets)
     agent.start()
     os.kill(agent.children()["care-agent"], signal.SIGSTOP)
     hostile_agent = agent.children()["care-agent"]
@@ -337,6 +343,9 @@ def test_the_patcher_refuses_whatever_a_hostile_agent_sends(new_server, new_agen
         os.kill(agent.children()["care-patcher"], signal.SIGKILL)
         wait_until(lambda: "care-patcher" in agent.children(), 20, "a new patcher")
         hostile = Hostile(agent)
+        assert hostile.ask({"do": "info", "pid": server.pid})["ok"]
+        filtered = agent.rights("care-patcher")["Seccomp"]
+        assert filtered == ("2" if sandboxed_targets == "no" else "0")
         info = hostile.ask({"do": "info", "pid": server.pid})["target"]
         with open(levels[1], "rb") as file:
             good = file.read()
@@ -386,19 +395,70 @@ def test_the_patcher_refuses_whatever_a_hostile_agent_sends(new_server, new_agen
 
 def test_the_patcher_has_few_rights_and_the_agent_none(new_server, new_agent):
     agent = new_agent()
-
-    def status(name):
-        with open(f"/proc/{agent.children()[name]}/status") as file:
-            return dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
-
-    patcher, daemon, watch = status("care-patcher"), status("care-agent"), status("care-watch")
-    # CHECKPOINT_RESTORE (40), SYS_NICE (23), SYS_PTRACE (19), DAC_OVERRIDE (1)
-    assert int(patcher["CapEff"], 16) & ~(1 << 40 | 1 << 23 | 1 << 19 | 1 << 1) == 0
+    patcher, daemon, watch = map(agent.rights, ("care-patcher", "care-agent", "care-watch"))
+    assert int(patcher["CapEff"], 16) & ~PATCHER == 0
     assert int(patcher["CapEff"], 16) >> 19 & 1
     assert patcher["Seccomp"] == "2" and patcher["NoNewPrivs"] == "1"
     assert int(daemon["CapEff"], 16) == int(daemon["CapPrm"], 16) == 0
     assert daemon["NoNewPrivs"] == "1" and set(daemon["Uid"].split()) == {"65534"}
     assert int(watch["CapEff"], 16) == 0
+
+
+def test_for_sandboxed_targets_the_patcher_keeps_one_right_more_and_is_under_no_filter(new_agent):
+    agent = new_agent(SANDBOXED_TARGETS="yes")
+    for pid in (None, agent.children()["care-patcher"]):
+        if pid:  # the next one too
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: agent.children().get("care-patcher", pid) != pid, 20, "a new patcher")
+        wait_until(lambda: agent.rights("care-patcher")["NoNewPrivs"] == "1", 20, "a settled patcher")
+        patcher = agent.rights("care-patcher")
+        assert int(patcher["CapEff"], 16) & ~(PATCHER | SYS_ADMIN) == 0
+        assert int(patcher["CapEff"], 16) & SYS_ADMIN and int(patcher["CapPrm"], 16) & SYS_ADMIN
+        assert int(patcher["CapBnd"], 16) & ~(PATCHER | SYS_ADMIN) == 0
+        assert patcher["Seccomp"] == "0"
+    daemon = agent.rights("care-agent")
+    assert int(daemon["CapEff"], 16) == int(daemon["CapPrm"], 16) == 0 and daemon["NoNewPrivs"] == "1"
+    assert "has no effect" not in agent.log()
+
+
+# Puts itself under a filter that allows everything, and becomes the program.
+FILTERED = """
+import ctypes, os, struct, sys
+allow = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0x7fff0000), 8)
+program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", 1, ctypes.addressof(allow)), 16)
+prctl = ctypes.CDLL(None, use_errno=True).prctl
+prctl.argtypes = [ctypes.c_int] + [ctypes.c_void_p] * 4
+if prctl(22, 2, ctypes.addressof(program), 0, 0):
+    sys.exit(os.strerror(ctypes.get_errno()))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+UNDER_A_FILTER = ("/usr/bin/python3", "-c", FILTERED)
+NO_ADMIN = ("/usr/bin/setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
+
+
+@pytest.mark.parametrize("prefix, told, not_told, filters", [
+    (NO_ADMIN, "CAP_SYS_ADMIN is missing", "it is under a seccomp filter itself", 1),
+    (UNDER_A_FILTER, "it is under a seccomp filter itself", "CAP_SYS_ADMIN is missing", 2),
+    (UNDER_A_FILTER + NO_ADMIN, "), and it is under a seccomp filter itself", "nothing", 2),
+], ids=["no-capability", "filter", "both"])
+def test_a_patcher_that_cannot_serve_sandboxed_targets_says_so_and_keeps_its_locks(
+        new_agent, prefix, told, not_told, filters):
+    agent = new_agent(start=False, SANDBOXED_TARGETS="yes")
+    agent.start(prefix=prefix)
+    wait_until(lambda: agent.rights("care-patcher")["Seccomp_filters"] == str(filters), 20,
+               "a filter of its own")
+    words, = [line for line in agent.log().splitlines() if "has no effect" in line]
+    assert words.startswith("care-patcher: --sandboxed-targets has no effect") and told in words
+    assert not_told not in words
+    assert int(agent.rights("care-patcher")["CapEff"], 16) & ~PATCHER == 0
+
+
+def test_settings_that_cannot_be_used_are_named_before_anything_starts(new_agent):
+    agent = new_agent(start=False, SANDBOXED_TARGETS="yes")
+    os.chown(agent.path("agent.conf"), 65534, 0)
+    done = care("care-agent", "--foreground", env=agent.env, expect=1)
+    assert "SANDBOXED_TARGETS counts only in a file that root alone can write" in done.err, done
+    assert not os.path.exists(agent.path("run", "patcher.sock"))
 
 
 def test_who_may_talk_to_the_agent(new_agent):
@@ -653,6 +713,61 @@ def test_a_server_in_a_container_is_patched_and_patched_again_when_the_container
         care("dbcarectl", "hold", server.id, env=agent.env)
         assert "held by root" in agent.wait_held(server, "resume")["held"]["reason"]
         assert server.value("SELECT 1") == 1
+    finally:
+        agent.remove()
+        server.remove()
+
+
+@pytest.mark.skipif(containers.impossible() is not None, reason=str(containers.impossible()))
+def test_a_server_under_the_usual_profile_of_containers_is_patched_when_the_setting_allows_it(
+        tmp_path):
+    fix = cve.build_patch(*cve.targets(), str(tmp_path))
+    server = containers.Alone(cve.tree())
+    server.fill()
+    server.seccomp = containers.usual_profile()
+    server.start()
+    let_in(server)
+    agent = Agent()
+
+    def under_filter():
+        with open(f"/proc/{server.pid}/status") as file:
+            return re.search(r"^Seccomp:\t(\d)$", file.read(), re.M)[1] == "2"
+
+    def by_root(apply=True):
+        """In each mode, while the agent leaves the server alone."""
+        care("dbcarectl", "hold", server.id, env=agent.env)
+        if apply:
+            care("dbcarectl", "apply", fix, server.id)
+        patches, = care("dbcarectl", "info", server.id, "--json").json["patches"]
+        assert (patches["name"], patches["state"]) == (cve.NAME, "applied")
+        care("dbcarectl", "revert", cve.NAME, server.id)
+        assert not care("dbcarectl", "info", server.id, "--json").json["patches"]
+
+    try:
+        assert under_filter()
+        agent.write_settings(ONLY_TARGETS=f"{server.id}:/run/mysqld/*")
+        agent.offer(fix)
+        agent.start()
+        reason = agent.wait_held(server, "sandboxed (seccomp)")["held"]["reason"]
+        for words in ("SANDBOXED_TARGETS=yes", "sandboxed-targets.conf", "`dbcarectl apply`"):
+            assert words in reason
+        assert agent.target(server)["level"] is None
+        by_root()
+        # Once the administrator allows it: at the next start.
+        agent.stop()
+        agent.write_settings(SANDBOXED_TARGETS="yes")
+        agent.start()
+        agent.wait_held(server, "held by root")
+        by_root()
+        care("dbcarectl", "resume", server.id, env=agent.env)
+        agent.wait_level(server, 0)
+        first = server.pid
+        server.stop()
+        server.start()
+        assert server.pid != first and under_filter()
+        agent.wait_level(server, 0)
+        by_root(apply=False)
+        assert under_filter() and server.value("SELECT 1") == 1
     finally:
         agent.remove()
         server.remove()

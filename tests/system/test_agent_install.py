@@ -9,6 +9,12 @@ import pytest
 from harness import BUILD, TOP, run
 
 LIMITS = {"care-agent": 1.5, "care-patcher": 2.0, "care-watch": 2.5}
+DROP_IN = "sandboxed-targets.conf"
+# What systemd does with a seccomp filter: systemd.exec(5), where it implies NoNewPrivileges=.
+FILTERS = {"SystemCallFilter", "SystemCallLog", "SystemCallArchitectures", "RestrictAddressFamilies",
+           "RestrictNamespaces", "PrivateDevices", "ProtectKernelTunables", "ProtectKernelModules",
+           "ProtectKernelLogs", "ProtectClock", "ProtectHostname", "MemoryDenyWriteExecute",
+           "RestrictRealtime", "RestrictSUIDSGID", "DynamicUser", "LockPersonality"}
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +32,65 @@ def find(root, name):
     return found[0]
 
 
+def exposure(path):
+    """The level that systemd-analyze gives, and its table."""
+    text = run("/usr/bin/systemd-analyze", "security", "--offline=true", "--no-pager", path).out
+    return float(re.search(r"exposure level for \S+: ([\d.]+)", text)[1]), text
+
+
 @pytest.mark.parametrize("unit", LIMITS)
 def test_exposure_of_the_unit_is_below_its_limit(installed, unit):
-    text = run("/usr/bin/systemd-analyze", "security", "--offline=true", "--no-pager",
-               find(installed, unit + ".service")).out
-    level = float(re.search(r"exposure level for \S+: ([\d.]+)", text)[1])
+    level, text = exposure(find(installed, unit + ".service"))
     assert level <= LIMITS[unit], text
+
+
+@pytest.fixture
+def with_drop_in(installed, tmp_path):
+    """care-patcher.service beside its drop-in, with the programs where they are now."""
+    folder = tmp_path / "care-patcher.service.d"
+    folder.mkdir()
+    for name, path in (("care-patcher.service", tmp_path), ("care-patcher.socket", tmp_path),
+                       (DROP_IN, folder)):
+        with open(find(installed, name)) as file:
+            text = re.sub(r"^(ExecStart=)(/)", rf"\1{installed}\2", file.read(), flags=re.M)
+        (path / name).write_text(text)
+    return tmp_path / "care-patcher.service", folder / DROP_IN
+
+
+def settings(*paths):
+    """{name: [values]} of unit files in their order; an empty value takes back those before it."""
+    found = {}
+    for path in paths:
+        with open(path) as file:
+            for name, value in re.findall(r"^(\w+)=(.*)$", file.read(), re.M):
+                found[name] = found.get(name, []) + [value] if value else []
+    return found
+
+
+def test_the_drop_in_for_sandboxed_servers_takes_back_all_filters_and_nothing_else(with_drop_in):
+    unit, drop_in = with_drop_in
+    before, after = settings(unit), settings(unit, drop_in)
+    filters = {name for name in FILTERS & set(before) if before[name][-1:] != ["no"]}
+    assert len(filters) > 9
+    assert {name for name in FILTERS & set(after) if after[name] and after[name][-1] != "no"} == set()
+    added = {"ExecStart", "CapabilityBoundingSet", "ReadOnlyPaths", "InaccessiblePaths"}
+    assert {name for name in after if after[name] != before.get(name)} == filters | added
+    assert after["CapabilityBoundingSet"] == before["CapabilityBoundingSet"] + ["CAP_SYS_ADMIN"]
+    assert after["ExecStart"] == [before["ExecStart"][0] + " --sandboxed-targets"]
+
+
+def test_systemd_takes_the_drop_in_for_sandboxed_servers_and_tells_what_it_costs(with_drop_in):
+    unit, drop_in = with_drop_in
+    done = run("/usr/bin/systemd-analyze", "verify", "--man=no", unit)
+    assert done.status == 0 and DROP_IN not in done.text, done
+    with open(os.path.join(TOP, "docs/man/care-agent.8.scd")) as file:
+        told = re.search(r"rises from (\d+\.\d+)\s+to (\d+\.\d+)", file.read())
+    # Versions of systemd count a little differently.
+    level, text = exposure(unit)
+    assert abs(level - float(told[2])) < 1, text
+    drop_in.unlink()
+    level, text = exposure(unit)
+    assert abs(level - float(told[1])) < 0.5, text
 
 
 @pytest.mark.parametrize("unit", LIMITS)

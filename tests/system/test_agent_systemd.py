@@ -24,6 +24,8 @@ pytestmark = pytest.mark.skipif(not LONG, reason="a whole machine: only with DBC
 UNITS = ("care-agent", "care-patcher", "care-watch")
 SHIPPED, LEVEL_1, LEVEL_2 = "0.4054", "0.2027", "0.1014"
 REFUSED = 5
+# SYS_PTRACE, DAC_OVERRIDE, SYS_NICE, CHECKPOINT_RESTORE
+PATCHER = 1 << 19 | 1 << 1 | 1 << 23 | 1 << 40
 
 # What Debian's mariadbd needs, and no right to be traced or read by anybody. (The profile that
 # Debian ships has no rule and so confines nothing.)
@@ -144,6 +146,12 @@ class Guest:
         return json.loads(self.sh("dbcarectl history --json"))["history"]
 
 
+def rights_of(guest, unit):
+    text = guest.sh(f"grep -E '^(Uid|CapEff|CapBnd|NoNewPrivs|Seccomp):' "
+                    f"/proc/{guest.unit(unit)}/status")
+    return dict(re.findall(r"(\w+):\s+(\S+)", text))
+
+
 def seconds_of(entry):
     return int(entry["__REALTIME_TIMESTAMP"]) / 1e6
 
@@ -198,14 +206,10 @@ def test_units_start_with_one_command_and_have_the_rights_that_they_need_alone(i
     guest = installed
     for unit in UNITS:
         guest.wait(f"systemctl is-active {unit}.service {unit}.socket", 20, unit)
-    rights = {unit: guest.sh(f"grep -E '^(Uid|CapEff|CapBnd|NoNewPrivs|Seccomp):' "
-                             f"/proc/{guest.unit(unit)}/status") for unit in UNITS}
-    shown = {unit: dict(re.findall(r"(\w+):\s+(\S+)", text)) for unit, text in rights.items()}
+    shown = {unit: rights_of(guest, unit) for unit in UNITS}
     uid = guest.sh("id -u dbcare")
     assert shown["care-agent"]["Uid"] == uid != "0"
-    # SYS_PTRACE, DAC_OVERRIDE, SYS_NICE, CHECKPOINT_RESTORE
-    patcher = 1 << 19 | 1 << 1 | 1 << 23 | 1 << 40
-    for unit, most in (("care-agent", 0), ("care-patcher", patcher), ("care-watch", 0)):
+    for unit, most in (("care-agent", 0), ("care-patcher", PATCHER), ("care-watch", 0)):
         assert int(shown[unit]["CapEff"], 16) == most, (unit, shown)
         assert shown[unit]["NoNewPrivs"] == "1" and shown[unit]["Seccomp"] == "2", (unit, shown)
     assert guest.status()["watching"], guest.journal_text()
@@ -342,19 +346,44 @@ def test_a_server_in_an_enforced_apparmor_profile_is_patched_and_nothing_is_deni
     by_the_agent(guest)
 
 
-def test_a_server_whose_unit_is_hardened_is_patched_by_root_and_the_agent_says_why_it_cannot(kept):
+def test_a_server_whose_unit_is_hardened_is_patched_by_root_and_with_a_drop_in_by_the_agent(kept):
     """Its seccomp filter can be suspended by root alone: not by a patcher that is itself under one
     (PTRACE_O_SUSPEND_SECCOMP), and calls that a filter may answer with death are not tried."""
     guest = kept
     guest.machine.write("/etc/systemd/system/mariadb.service.d/hard.conf", HARDENED)
     guest.sh("systemctl daemon-reload")
+    folder = "/etc/systemd/system/care-patcher.service.d"
+    restart = "systemctl daemon-reload && systemctl restart care-patcher care-agent"
     try:
         by_hand(guest)
         assert guest.sh("grep Seccomp: /proc/$(pidof mariadbd)/status").split() == ["Seccomp:", "2"]
         guest.wait_held("sandboxed (seccomp)")
+        guest.wait_held("the drop-in sandboxed-targets.conf (care-agent(8))")
         assert guest.rand() == SHIPPED
+        # As the drop-in itself says.
+        guest.sh(f"install -D -m 644 -t {folder} "
+                 f"/usr/local/share/doc/dbcare/sandboxed-targets.conf && {restart}")
+        by_the_agent(guest)
+        status = rights_of(guest, "care-patcher")
+        assert status["Seccomp"] == "0" and status["NoNewPrivs"] == "1", status
+        assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == PATCHER | 1 << 21, status
+        assert "has no effect" not in guest.sh("journalctl --no-pager -u care-patcher")
+        for path in ("/usr/x", "/proc/sys/kernel/sysrq", "/sys/kernel/profiling"):
+            done = guest.run("nsenter", "--mount", "--target", guest.unit("care-patcher"),
+                             "/bin/bash", "-c", f"echo 1 > {path}", expect=1)
+            assert "Read-only file system" in done.err, done
+        guest.sh("systemctl restart mariadb")
+        by_the_agent(guest)
+        assert guest.sh("grep Seccomp: /proc/$(pidof mariadbd)/status").split() == ["Seccomp:", "2"]
+        # Half of it does nothing but say so.
+        guest.sh(f"sed -i '/^SystemCallFilter=/d; /^CapabilityBoundingSet=/d' "
+                 f"{folder}/sandboxed-targets.conf && {restart}")
+        guest.wait("journalctl -u care-patcher -o cat | grep 'has no effect.*CAP_SYS_ADMIN is missing"
+                   ".*, and it is under a seccomp filter itself'", 20, "what the patcher lacks")
+        status = rights_of(guest, "care-patcher")
+        assert int(status["CapEff"], 16) == PATCHER and status["Seccomp"] == "2", status
     finally:
-        guest.sh("rm -r /etc/systemd/system/mariadb.service.d; systemctl daemon-reload; "
+        guest.sh(f"rm -rf /etc/systemd/system/mariadb.service.d {folder}; {restart} && "
                  "systemctl restart mariadb")
     by_the_agent(guest)
 

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "agent/daemon/config.h"
@@ -228,6 +229,7 @@ static void settings_are_read_with_all_spellings(void **state)
 	agent_settings_deinit(&settings);
 	assert_null(agent_settings_read("/nonexistent/agent.conf", &settings));
 	assert_true(settings.auto_update);
+	assert_false(settings.sandboxed_targets);
 	agent_settings_deinit(&settings);
 }
 
@@ -256,10 +258,11 @@ static void the_same_settings_read_again_stay_where_they_are(void **state)
 static void wrong_settings_are_refused_by_name(void **state)
 {
 	static const char *const wrong[] = {
-		"AUTO_UPDATE=perhaps\n",  "UPDATE_POLICY=SOMETIMES\n", "PREFIX=../x\n",
-		"UPDATE_DELAY=3 weeks\n", "STICKY_PATCHSET=-1\n",      "METRICS_PORT=70000\n",
-		"CHECK_INTERVAL=0\n",	  "NO_SUCH_KEY=1\n",	       "MAX_PAUSE=fast\n",
-		"STICKY_PATCH=310226\n",  "STICKY_PATCH=soon\n",       "REGISTRATION_KEY=a b\n",
+		"AUTO_UPDATE=perhaps\n",    "UPDATE_POLICY=SOMETIMES\n", "PREFIX=../x\n",
+		"UPDATE_DELAY=3 weeks\n",   "STICKY_PATCHSET=-1\n",	 "METRICS_PORT=70000\n",
+		"CHECK_INTERVAL=0\n",	    "NO_SUCH_KEY=1\n",		 "MAX_PAUSE=fast\n",
+		"SANDBOXED_TARGETS=some\n", "STICKY_PATCH=310226\n",	 "STICKY_PATCH=soon\n",
+		"REGISTRATION_KEY=a b\n",
 	};
 
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
@@ -272,6 +275,51 @@ static void wrong_settings_are_refused_by_name(void **state)
 		assert_int_equal(err->code, PE_ERR_FORMAT);
 		assert_non_null(strstr(err->message, key));
 	}
+}
+
+static void a_setting_that_gives_rights_counts_only_in_a_file_of_root(void **state)
+{
+	struct agent_settings settings;
+	char path[] = "/tmp/dbcare-conf.XXXXXX";
+	int fd = mkstemp(path);
+	static const struct {
+		uid_t uid;
+		gid_t gid;
+		mode_t mode;
+		bool fine;
+	} files[] = { { 0, 0, 0664, true },
+		      { 0, 65534, 0640, true },
+		      { 0, 65534, 0660, false },
+		      { 65534, 0, 0600, false } };
+
+	assert_true(fd >= 0);
+	if (geteuid() != 0) {
+		unlink(path);
+		skip();
+	}
+	assert_int_equal(write(fd, "SANDBOXED_TARGETS=yes\n", 22), 22);
+	for (size_t i = 0; i < sizeof(files) / sizeof(*files); i++) {
+		assert_int_equal(fchown(fd, files[i].uid, files[i].gid), 0);
+		assert_int_equal(fchmod(fd, files[i].mode), 0);
+
+		pe_auto_error struct pe_error *err = agent_settings_read(path, &settings);
+
+		if (files[i].fine) {
+			assert_null(err);
+			assert_true(settings.sandboxed_targets);
+			agent_settings_deinit(&settings);
+		} else {
+			assert_non_null(err);
+			assert_int_equal(err->code, PE_ERR_PERMISSION);
+			assert_non_null(strstr(err->message, "SANDBOXED_TARGETS"));
+		}
+	}
+	unlink(path);
+	close(fd);
+	/* That it is off needs nobody's word. */
+	assert_null(read_text("SANDBOXED_TARGETS=no\n", &settings));
+	assert_false(settings.sandboxed_targets);
+	agent_settings_deinit(&settings);
 }
 
 int main(void)
@@ -288,6 +336,7 @@ int main(void)
 		cmocka_unit_test(settings_are_read_with_all_spellings),
 		cmocka_unit_test(the_same_settings_read_again_stay_where_they_are),
 		cmocka_unit_test(wrong_settings_are_refused_by_name),
+		cmocka_unit_test(a_setting_that_gives_rights_counts_only_in_a_file_of_root),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
