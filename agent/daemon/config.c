@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fnmatch.h>
-#include <ini.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -224,28 +223,74 @@ bool agent_settings_include(const struct agent_settings *settings, const char *n
 struct reading {
 	struct agent_settings *settings;
 	const char *path;
-	struct pe_error *err;
 };
 
-static int take_line(void *ctx, const char *section, const char *name, const char *value)
+static struct pe_error *take_setting(const struct reading *reading, const char *name,
+				     const char *value)
 {
-	struct reading *reading = ctx;
-
-	if (reading->err)
-		return 0;
 	for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++) {
 		if (strcmp(keys[i].name, name) != 0)
 			continue;
-		if (!keys[i].set((char *)reading->settings + keys[i].field, value))
-			reading->err =
-				pe_error_new(PE_ERR_FORMAT, "%s: %s=%.100s: what is wanted is %s",
-					     reading->path, name, value, keys[i].wanted);
-		return !reading->err;
+		if (keys[i].set((char *)reading->settings + keys[i].field, value))
+			return NULL;
+		return pe_error_new(PE_ERR_FORMAT, "%s: %s=%.100s: what is wanted is %s",
+				    reading->path, name, value, keys[i].wanted);
 	}
 	/* A misspelt key must not silently mean its default. */
-	reading->err =
-		pe_error_new(PE_ERR_FORMAT, "%s: there is no setting '%.64s'", reading->path, name);
-	return 0;
+	return pe_error_new(PE_ERR_FORMAT, "%s: there is no setting '%.64s'", reading->path, name);
+}
+
+/* Without blanks around it; in its own memory. */
+static char *trimmed(char *text)
+{
+	text += strspn(text, " \t\r\n");
+	for (size_t size = strlen(text); size && strchr(" \t\r\n", text[size - 1]); size--)
+		text[size - 1] = '\0';
+	return text;
+}
+
+static void cut_comment(char *value)
+{
+	for (char *at = strchr(value, ';'); at; at = strchr(at + 1, ';')) {
+		if (at > value && (at[-1] == ' ' || at[-1] == '\t')) {
+			*at = '\0';
+			return;
+		}
+	}
+}
+
+/* Of any length: libraries for such files have a limit that a list of a dozen servers exceeds. */
+static struct pe_error *take_line(const struct reading *reading, char *line, int number)
+{
+	char *name = trimmed(line);
+	char *value = strchr(name, '=');
+
+	if (!*name || *name == '#' || *name == ';')
+		return NULL;
+	if (!value)
+		return pe_error_new(PE_ERR_FORMAT, "%s: line %d is no KEY=VALUE", reading->path,
+				    number);
+	*value++ = '\0';
+	cut_comment(value);
+	return take_setting(reading, trimmed(name), trimmed(value));
+}
+
+static struct pe_error *take_lines(const struct reading *reading, FILE *in)
+{
+	pe_auto_free char *line = NULL;
+	size_t room = 0;
+	ssize_t size;
+	struct pe_error *err = NULL;
+
+	for (int number = 1; !err && (size = getline(&line, &room, in)) >= 0; number++) {
+		if (memchr(line, '\0', (size_t)size))
+			return pe_error_new(PE_ERR_FORMAT, "%s: line %d is no text", reading->path,
+					    number);
+		err = take_line(reading, line, number);
+	}
+	if (!err && ferror(in))
+		err = pe_error_errno(errno, "cannot read %s", reading->path);
+	return err;
 }
 
 struct pe_error *agent_settings_read(const char *path, struct agent_settings *ret)
@@ -268,9 +313,7 @@ struct pe_error *agent_settings_read(const char *path, struct agent_settings *re
 		return pe_error_new(PE_ERR_PERMISSION,
 				    "%s can be written by everybody: chmod o-w it", path);
 
-	struct reading reading = { ret, path, NULL };
-	int line = ini_parse_file(in, take_line, &reading);
-	struct pe_error *err = reading.err;
+	struct pe_error *err = take_lines(&(struct reading){ ret, path }, in);
 
 	/* An agent that was taken over must not be able to get the patcher more rights. */
 	if (!err && ret->sandboxed_targets && fstat(fileno(in), &st) == 0 &&
@@ -279,8 +322,6 @@ struct pe_error *agent_settings_read(const char *path, struct agent_settings *re
 				   "%s: SANDBOXED_TARGETS counts only in a file that root alone "
 				   "can write: chown root and chmod go-w it",
 				   path);
-	if (!err && line)
-		err = pe_error_new(PE_ERR_FORMAT, "%s: line %d is no KEY=VALUE", path, line);
 	if (err)
 		agent_settings_deinit(ret);
 	return err;

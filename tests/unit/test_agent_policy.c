@@ -233,6 +233,31 @@ static void settings_are_read_with_all_spellings(void **state)
 	agent_settings_deinit(&settings);
 }
 
+static void a_line_may_be_long_and_has_a_name_and_a_value(void **state)
+{
+	struct agent_settings settings;
+	pe_auto_free char *text = NULL;
+	size_t size;
+	FILE *out = open_memstream(&text, &size);
+
+	fputs("# words\n\n ; more words\n  PREFIX = test ; and why\r\nONLY_TARGETS=", out);
+	for (int i = 0; i < 200; i++)
+		fprintf(out, " /run/servers/number-%03d/mysqld.sock", i);
+	fclose(out);
+	assert_null(read_text(text, &settings));
+	assert_string_equal(settings.prefix, "test");
+	assert_true(agent_settings_include(&settings, "/run/servers/number-000/mysqld.sock"));
+	assert_true(agent_settings_include(&settings, "/run/servers/number-199/mysqld.sock"));
+	agent_settings_deinit(&settings);
+
+	pe_auto_error struct pe_error *err = read_text("PREFIX=test\n\nwords\n", &settings);
+
+	assert_non_null(err);
+	assert_int_equal(err->code, PE_ERR_FORMAT);
+	assert_non_null(strstr(err->message, "line 3"));
+	agent_settings_deinit(&settings);
+}
+
 static void the_same_settings_read_again_stay_where_they_are(void **state)
 {
 	struct agent_settings settings, fresh;
@@ -334,6 +359,7 @@ int main(void)
 		cmocka_unit_test(a_refused_sticky_date_lets_nothing_new_in_and_nothing_old_go),
 		cmocka_unit_test(the_day_of_a_key_is_what_the_repository_says),
 		cmocka_unit_test(settings_are_read_with_all_spellings),
+		cmocka_unit_test(a_line_may_be_long_and_has_a_name_and_a_value),
 		cmocka_unit_test(the_same_settings_read_again_stay_where_they_are),
 		cmocka_unit_test(wrong_settings_are_refused_by_name),
 		cmocka_unit_test(a_setting_that_gives_rights_counts_only_in_a_file_of_root),
