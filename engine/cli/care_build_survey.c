@@ -104,6 +104,9 @@ static void survey_deinit(struct survey *s)
 {
 	for (size_t i = 0; i < s->trial_count; i++) {
 		free(s->trials[i].with);
+		free(s->trials[i].without);
+		free(s->trials[i].why);
+		free(s->trials[i].why_message);
 		free(s->trials[i].reason);
 		free(s->trials[i].message);
 	}

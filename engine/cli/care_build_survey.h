@@ -25,7 +25,9 @@ struct trial {
 	const struct pe_survey_change *change; /* that it is about */
 	bool *with; /* a flag for each of the survey's changes: tried together with it; NULL: none
 		     */
-	size_t rounds; /* how often it was tried with more */
+	bool *without; /* likewise: was tried together with it, and cannot be patched itself */
+	char *why, *why_message; /* owned: what was said of those */
+	size_t rounds;		 /* how often it was tried with more */
 	size_t number;
 	char hash[65]; /* of what it tries */
 	bool done;

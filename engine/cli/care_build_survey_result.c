@@ -18,22 +18,23 @@ const char *const survey_outcomes[] = {
 
 static const size_t outcome_count = sizeof(survey_outcomes) / sizeof(*survey_outcomes);
 
-/* Paths that a trial was made together with; empty when it was made alone. */
-static json_t *with_json(const struct survey *s, const struct trial *t)
+/* The paths that @flags name; @flags may be NULL. */
+static json_t *paths_json(const struct survey *s, const bool *flags)
 {
-	json_t *with = json_array();
+	json_t *paths = json_array();
 
-	for (size_t i = 0; t->with && i < s->pool->count; i++)
-		if (t->with[i])
-			json_array_append_new(with, json_string(s->pool->items[i].path));
-	return with;
+	for (size_t i = 0; flags && i < s->pool->count; i++)
+		if (flags[i])
+			json_array_append_new(paths, json_string(s->pool->items[i].path));
+	return paths;
 }
 
 static json_t *trial_json(const struct survey *s, const struct trial *t)
 {
-	return json_pack("{s:s, s:I, s:s, s:s?, s:s?, s:o}", "path", t->change->path, "hunk",
+	return json_pack("{s:s, s:I, s:s, s:s?, s:s?, s:o, s:o}", "path", t->change->path, "hunk",
 			 (json_int_t)t->change->hunk, "outcome", survey_outcomes[t->outcome],
-			 "reason", t->reason, "message", t->message, "with", with_json(s, t));
+			 "reason", t->reason, "message", t->message, "with", paths_json(s, t->with),
+			 "without", paths_json(s, t->without));
 }
 
 /* ---- the file ---- */
@@ -125,13 +126,33 @@ struct pe_error *survey_log_open(struct survey *s)
 	return err;
 }
 
+/* Sets the flags of the paths that an earlier run wrote; none when it wrote none. */
+static struct pe_error *recall_paths(struct survey *s, const json_t *paths, bool **flags)
+{
+	size_t index;
+	json_t *path;
+
+	if (!json_array_size(paths))
+		return NULL;
+
+	struct pe_error *err = survey_pool(s);
+
+	if (err)
+		return err;
+	free(*flags);
+	*flags = calloc(s->pool->count + 1, sizeof(**flags));
+	if (!*flags)
+		return pe_error_nomem();
+	json_array_foreach(paths, index, path) for (size_t j = 0; j < s->pool->count; j++)(
+		*flags)[j] |= !strcmp(json_string_value(path) ?: "", s->pool->items[j].path);
+	return NULL;
+}
+
 struct pe_error *survey_log_recall(struct survey *s, struct trial *t)
 {
 	pe_auto_free char *key = key_of(t->change->path, (long long)t->change->hunk, t->hash);
 	const json_t *result = key ? json_object_get(s->known, key) : NULL;
 	const char *outcome = json_string_value(json_object_get(result, "outcome"));
-	json_t *with = json_object_get(result, "with"), *path;
-	size_t index;
 
 	if (!key)
 		return pe_error_nomem();
@@ -144,18 +165,9 @@ struct pe_error *survey_log_recall(struct survey *s, struct trial *t)
 			t, (enum outcome)i, json_string_value(json_object_get(result, "reason")),
 			json_string_value(json_object_get(result, "message")));
 
-		if (!err && json_array_size(with))
-			err = survey_pool(s);
-		if (err || !json_array_size(with))
-			return err;
-		free(t->with);
-		t->with = calloc(s->pool->count + 1, sizeof(*t->with));
-		if (!t->with)
-			return pe_error_nomem();
-		json_array_foreach(with, index, path) for (size_t j = 0; j < s->pool->count; j++)
-			t->with[j] |=
-			!strcmp(json_string_value(path) ?: "", s->pool->items[j].path);
-		return NULL;
+		if (!err)
+			err = recall_paths(s, json_object_get(result, "with"), &t->with);
+		return err ? err : recall_paths(s, json_object_get(result, "without"), &t->without);
 	}
 	return NULL;
 }
@@ -255,15 +267,27 @@ static void print_summary(const struct survey *s, bool hunks)
 	pe_table_print_and_free(table);
 }
 
+static size_t flag_count(const struct survey *s, const bool *flags)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; flags && i < s->pool->count; i++)
+		count += flags[i];
+	return count;
+}
+
 static char *change_text(const struct survey *s, const struct trial *t)
 {
-	size_t with = 0;
+	size_t with = flag_count(s, t->with), without = flag_count(s, t->without);
+	char more[32] = "", less[32] = "";
 
-	for (size_t i = 0; t->with && i < s->pool->count; i++)
-		with += t->with[i];
 	if (t->change->hunk)
 		return pe_format("%s, hunk %zu", t->change->path, t->change->hunk);
-	return with ? pe_format("%s and %zu more", t->change->path, with) : strdup(t->change->path);
+	if (with)
+		snprintf(more, sizeof(more), " and %zu more", with);
+	if (without)
+		snprintf(less, sizeof(less), ", without %zu", without);
+	return pe_format("%s%s%s", t->change->path, more, less);
 }
 
 static void print_text(const struct survey *s)

@@ -204,10 +204,72 @@ static bool may_be_needed(const struct survey *s, const struct pe_survey_change 
 	       (t->reason && !strcmp(t->reason, "no function changes"));
 }
 
-/* Can it be tried with more? Then it is not done yet. */
+/*
+ * Is what was refused one of those that were taken in, itself? Then it is left out again: a fix can
+ * do without the text of its error message, in a table that may not grow.
+ */
+static struct pe_error *leave_out(struct survey *s, struct trial *t, bool *left_out)
+{
+	*left_out = false;
+	for (size_t i = 0; i < s->pool->count; i++) {
+		const char *path = s->pool->items[i].path;
+
+		if (!t->with[i] || !pe_starts_with(t->message, path) ||
+		    !pe_starts_with(t->message + strlen(path), ": "))
+			continue;
+		t->without = t->without ?: calloc(s->pool->count + 1, sizeof(*t->without));
+		t->why = t->why ?: strdup(t->reason);
+		t->why_message = t->why_message ?: strdup(t->message);
+		if (!t->without || !t->why || !t->why_message)
+			return pe_error_nomem();
+		t->with[i] = false;
+		t->without[i] = true;
+		*left_out = true;
+	}
+	return NULL;
+}
+
+/* Can it not do without what was left out? Then that is why it is refused. */
+static struct pe_error *blame_left_out(const struct survey *s, struct trial *t)
+{
+	if (t->outcome != OUTCOME_REFUSED || !t->without ||
+	    (strcmp(t->reason, "does not compile without the other changes") &&
+	     strcmp(t->reason, "refers to what the program does not have")))
+		return NULL;
+	for (size_t i = 0; i < s->pool->count; i++) {
+		t->with[i] |= t->without[i];
+		t->without[i] = false;
+	}
+	return survey_end(t, OUTCOME_REFUSED, t->why, t->why_message);
+}
+
+/* Adds to what @t is tried with; *@added is how many. */
+static struct pe_error *take_in(struct survey *s, struct trial *t, size_t *added)
+{
+	size_t count = s->pool->count, self = count;
+	pe_auto_free bool *may = calloc(count + 1, sizeof(*may));
+
+	if (!may)
+		return pe_error_nomem();
+	for (size_t i = 0; i < count; i++) {
+		may[i] = may_be_needed(s, &s->pool->items[i]) && !(t->without && t->without[i]);
+		if (!strcmp(s->pool->items[i].path, t->change->path))
+			self = i;
+	}
+	t->with[self] = true;
+
+	struct pe_error *err = pe_survey_needs(s->pool, t->message, may, t->with, added);
+
+	t->with[self] = false;
+	return err;
+}
+
+/* Can it be tried with more, or with less again? Then it is not done yet. */
 static struct pe_error *needs_more(struct survey *s, struct trial *t)
 {
 	struct pe_error *err = NULL;
+	size_t added = 0;
+	bool left_out = false;
 
 	if (t->outcome != OUTCOME_REFUSED || t->change->hunk || s->o->together ||
 	    t->rounds >= most_rounds)
@@ -215,22 +277,13 @@ static struct pe_error *needs_more(struct survey *s, struct trial *t)
 	err = survey_pool(s);
 	if (err)
 		return err;
-
-	size_t count = s->pool->count, added = 0, self = count;
-	pe_auto_free bool *may = calloc(count + 1, sizeof(*may));
-
-	t->with = t->with ?: calloc(count + 1, sizeof(*t->with));
-	if (!may || !t->with)
+	t->with = t->with ?: calloc(s->pool->count + 1, sizeof(*t->with));
+	if (!t->with)
 		return pe_error_nomem();
-	for (size_t i = 0; i < count; i++) {
-		may[i] = may_be_needed(s, &s->pool->items[i]);
-		if (!strcmp(s->pool->items[i].path, t->change->path))
-			self = i;
-	}
-	t->with[self] = true;
-	err = pe_survey_needs(s->pool, t->message, may, t->with, &added);
-	t->with[self] = false;
-	if (err || !added)
+	err = leave_out(s, t, &left_out);
+	if (!err && !left_out)
+		err = take_in(s, t, &added);
+	if (err || (!added && !left_out))
 		return err;
 	t->rounds++;
 	t->done = false;
@@ -258,6 +311,10 @@ static void report(struct survey *s, const struct trial *t)
 /* Done for good: logs it. */
 static struct pe_error *settle(struct survey *s, struct trial *t)
 {
+	struct pe_error *err = blame_left_out(s, t);
+
+	if (err)
+		return err;
 	s->trial_done++;
 	report(s, t);
 	return survey_log_add(s, t);

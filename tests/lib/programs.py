@@ -52,14 +52,14 @@ class Program:
     """case.c, which answers questions in say(char), with a main that reads them."""
 
     def __init__(self, folder, source, flags=("-O2", "-fPIE"), link=("-pie",), name="prog",
-                 case="case.c"):
-        """@case is the name of the source file: case.cc makes it C++."""
+                 case="case.c", main=MAIN):
+        """@case is the name of the source file: case.cc makes it C++. @main: text of main.c."""
         self.folder, self.name, self.source, self.case = str(folder), name, source, case
         self.env = {"CARE_BUILD_CACHE": os.path.join(self.folder, "cache")}
         self.binary = os.path.join(self.folder, name)
         os.makedirs(self.folder, exist_ok=True)
         commands = []
-        for file, text in ((case, source), ("main.c", MAIN)):
+        for file, text in ((case, source), ("main.c", main)):
             with open(os.path.join(self.folder, file), "w") as out:
                 out.write(text)
             command = ["c++" if file.endswith(".cc") else "cc", "-g", *flags, "-c", file, "-o",

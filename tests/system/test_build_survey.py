@@ -193,6 +193,47 @@ def test_a_file_that_needs_another_is_tried_together_with_it(program, connected,
     assert paths or trials["main.c", 0]["with"] == []
 
 
+# ---- of two files that it needs by their words, one cannot be patched: a table of texts that grows
+
+CODES = "#define ONE 1\n"
+SPOKEN = SOURCE.replace("#include", '#include "codes.h"\n#include', 1)
+TEXTS = ('#include "codes.h"\nconst char *texts[] = { "", "one" };\n'
+         "const char *text_of(int code)\n{\n\treturn texts[code];\n}\n")
+TWO = {'"one" }': '"one", [TWO] = "two" }'}
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("spoken")
+    (folder / "codes.h").write_text(CODES)
+    return Program(folder, SPOKEN, main=TEXTS + MAIN)
+
+
+@pytest.mark.parametrize("use, outcome, reason, with_, without", [
+    ("i->weight * TWO", "applied", None, ["codes.h"], ["main.c"]),
+    # Of this, the file with the table has more than the text.
+    ("i->weight * TWO + more()", "refused", "size of existing data changes",
+     ["codes.h", "main.c"], []),
+])
+def test_what_it_can_do_without_is_left_out_when_that_cannot_be_patched(
+        spoken, tmp_path, use, outcome, reason, with_, without):
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / "codes.h").write_text(CODES + "#define TWO 2\nint more(void);\n")
+    (new / "case.c").write_text(changed(SPOKEN, {"i->weight * 3": use}))
+    (new / "main.c").write_text(changed(TEXTS, TWO) + "int more(void)\n{\n\treturn 7;\n}\n" + MAIN)
+    out = str(tmp_path / "results")
+    with spoken.start() as p:
+        before = p.snapshot()
+        for _ in range(2):  # tried, then known
+            _, trials = survey(spoken, str(new), "--pid", str(p.pid), "-o", out)
+            trial = trials["case.c", 0]
+            assert (trial["outcome"], trial["reason"]) == (outcome, reason), trial
+            assert (trial["with"], trial["without"]) == (with_, without), trial
+            assert trials["main.c", 0]["reason"] == "size of existing data changes"
+        assert p.released() and p.snapshot() == before
+
+
 def test_all_files_named_are_one_change_when_asked_for(program, connected):
     result, trials = survey(program, connected, "--together")
     assert list(trials) == [("README", 0)]
