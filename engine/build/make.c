@@ -13,6 +13,7 @@
 #include "build/files.h"
 #include "build/lines.h"
 #include "build/run.h"
+#include "build/witness.h"
 #include "engine/cleanup.h"
 
 #include <openssl/evp.h>
@@ -34,6 +35,15 @@ struct make {
 	struct pe_source_lines *lines; /* that the diffs touch; files are strings of touched */
 	size_t line_count;
 	char hash[65]; /* of the diffs and the original text of what they touch */
+	struct witnessed *witnessed;
+	size_t witnessed_count;
+};
+
+/* What was asked of other units. */
+struct witnessed {
+	char *name;
+	uint64_t vaddr;
+	bool found;
 };
 
 static void make_deinit(struct make *m)
@@ -42,6 +52,9 @@ static void make_deinit(struct make *m)
 		pe_diff_deinit(&m->diffs[i]);
 	free(m->diffs);
 	free(m->lines);
+	for (size_t i = 0; i < m->witnessed_count; i++)
+		free(m->witnessed[i].name);
+	free(m->witnessed);
 	pe_strv_deinit(&m->touched);
 	pe_strv_deinit(&m->added);
 	pe_strv_deinit(&m->sources);
@@ -412,7 +425,41 @@ static struct pe_error *facts_fill(const struct make *m, struct pe_patch *patch)
 
 /* ---- objects to patch ---- */
 
-static struct pe_error *units_select(const struct make *m, struct pe_patch *patch)
+/* Where a name lies that no symbol table has: other units are asked once. */
+static struct pe_error *find_address(void *ctx, const char *name, uint64_t *vaddr, bool *found)
+{
+	struct make *m = ctx;
+	struct witnessed *w = NULL;
+
+	for (size_t i = 0; !w && i < m->witnessed_count; i++)
+		if (!strcmp(m->witnessed[i].name, name))
+			w = &m->witnessed[i];
+	if (!w) {
+		pe_auto_free char *text = pe_format("looking for %s in the shipped program", name);
+		struct witnessed *grown =
+			reallocarray(m->witnessed, m->witnessed_count + 1, sizeof(*grown));
+
+		if (!text || !grown)
+			return pe_error_nomem();
+		m->witnessed = grown;
+		w = &grown[m->witnessed_count];
+		*w = (struct witnessed){ .name = strdup(name) };
+		if (!w->name)
+			return pe_error_nomem();
+		m->witnessed_count++;
+		progress(m, text);
+
+		struct pe_error *err = pe_witness_address(m->build, name, &w->vaddr, &w->found);
+
+		if (err)
+			return err;
+	}
+	*vaddr = w->vaddr;
+	*found = w->found;
+	return NULL;
+}
+
+static struct pe_error *units_select(struct make *m, struct pe_patch *patch)
 {
 	const struct pe_units *units = &m->result->units;
 	pe_auto_free struct pe_unit_objects *objects = calloc(units->count, sizeof(*objects));
@@ -434,6 +481,8 @@ static struct pe_error *units_select(const struct make *m, struct pe_patch *patc
 
 	options.lines = m->lines;
 	options.line_count = m->line_count;
+	options.address = find_address;
+	options.address_ctx = m;
 	return pe_select(objects, units->count, m->build->image, &options, patch,
 			 &m->result->report);
 }

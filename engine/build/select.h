@@ -30,6 +30,12 @@ struct pe_select_options {
 	 * none; then reasons say less. */
 	const struct pe_source_lines *lines;
 	size_t line_count;
+	/*
+	 * Where a global name lies that neither the image's symbols nor its libraries have, if
+	 * that can be found out otherwise. May be NULL.
+	 */
+	struct pe_error *(*address)(void *ctx, const char *name, uint64_t *vaddr, bool *found);
+	void *address_ctx;
 };
 
 enum pe_changed_kind {

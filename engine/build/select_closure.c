@@ -298,7 +298,7 @@ static struct pe_error *resolve_undefined(struct pe_sel *sel, struct pe_sel_unit
 					  struct pe_sel_dest *ret)
 {
 	const struct pe_sel_symbol *s = &unit->symbols[symbol->index];
-	uint64_t vaddr;
+	uint64_t vaddr = 0;
 	bool found = false;
 
 	struct pe_error *err = pe_sel_in_image(sel, symbol, ret, &found);
@@ -316,6 +316,11 @@ static struct pe_error *resolve_undefined(struct pe_sel *sel, struct pe_sel_unit
 		if (other->section)
 			return resolve_new(sel, from, other, addend, ret);
 		err = pe_sel_outside(sel, symbol, ret, &found);
+		if (!err && !found && sel->options->address) {
+			err = sel->options->address(sel->options->address_ctx, symbol->name, &vaddr,
+						    &found);
+			fill_target(ret, symbol, vaddr, addend);
+		}
 		if (err)
 			return err;
 	}

@@ -78,6 +78,18 @@ def client_command(server, text):
             "-S", server.socket, "-u", "tests", "-e", text]
 
 
+# An interpreter that answers each line with what libcrypto says is the size of its RSA key.
+ASKED = """
+import ctypes, sys
+crypto = ctypes.CDLL("libcrypto.so.3")
+crypto.EVP_PKEY_Q_keygen.restype = ctypes.c_void_p
+key = ctypes.c_void_p(crypto.EVP_PKEY_Q_keygen(None, None, b"RSA", ctypes.c_size_t(2048)))
+print("ready", flush=True)
+for line in sys.stdin:
+    print(crypto.EVP_PKEY_get_size(key), flush=True)
+"""
+
+
 def tls_cipher(server):
     done = run(*client_command(server, "SHOW STATUS LIKE 'Ssl_cipher'"))
     assert done.status == 0, done
@@ -150,3 +162,42 @@ def test_a_fix_of_the_next_release_is_applied_to_libssl_below_a_running_server(o
     assert client.alert() == OLD_ALERT
     assert client.handshake() and tls_cipher(server)
     assert through.communicate(timeout=60)[0].split() == ["0", "through"]
+
+
+def test_new_code_calls_a_function_that_the_stripped_library_has_without_its_name(openssl, tmp_path):
+    source, hidden = "crypto/evp/p_lib.c", "evp_keymgmt_util_query_operation_name"
+    with open(os.path.join(openssl.folder, "src", source)) as file:
+        before = file.read()
+    assert hidden not in before
+    old = "size = pkey->ameth->pkey_size(pkey);\n#endif\n    }\n    return size < 0 ? 0 : size;\n"
+    assert before.count(old) == 1
+    after = before.replace(old, old.replace(
+        "size < 0 ? 0 : size", f"strlen({hidden}(pkey->keymgmt, OSSL_OP_SIGNATURE))"))
+    diff = write(str(tmp_path), "name.diff", "".join(difflib.unified_diff(
+        before.splitlines(True), after.splitlines(True), f"a/{source}", f"b/{source}")))
+    patch = openssl.patch(diff, "hidden-name")
+    # Where it lies is what the unit that defines it tells.
+    match = care("care-build", "match", "--target", openssl.name, "crypto/evp/keymgmt_lib.c",
+                 "--json", timeout=1200).json
+    [defined] = [f for f in match["units"][0]["functions"] if f["symbol"] == hidden]
+    [used] = [s for s in care("care-build", "show", patch, "--json").json["symbols"]
+              if s["name"] == hidden]
+    assert used["kind"] == "target" and used["address"] == defined["vaddr"], (used, defined)
+    assert care("care-build", "verify", patch, "--json").json["verified"]
+
+    environment = dict(os.environ, LD_LIBRARY_PATH=os.path.join(openssl.root, LIBRARIES))
+    with subprocess.Popen(["/usr/bin/python3", "-c", ASKED], env=environment, text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        def ask():
+            process.stdin.write("\n")
+            process.stdin.flush()
+            return process.stdout.readline()
+
+        assert process.stdout.readline() == "ready\n"
+        assert ask() == "256\n"
+        care("care-patch", "apply", patch, "--pid", process.pid)
+        assert ask() == f"{len('RSA')}\n"
+        care("care-patch", "revert", "hidden-name", "--pid", process.pid)
+        assert ask() == "256\n"
+        process.stdin.close()
+        assert process.wait(30) == 0
