@@ -205,26 +205,32 @@ static bool may_be_needed(const struct survey *s, const struct pe_survey_change 
 }
 
 /*
- * Is what was refused one of those that were taken in, itself? Then it is left out again: a fix can
- * do without the text of its error message, in a table that may not grow.
+ * Is what was refused one of those that were taken in, itself? Then it is left out again: it has
+ * the name by chance and is no part of this program, or a fix can do without it, like the text of
+ * an error message in a table that may not grow.
  */
 static struct pe_error *leave_out(struct survey *s, struct trial *t, bool *left_out)
 {
 	*left_out = false;
 	for (size_t i = 0; i < s->pool->count; i++) {
 		const char *path = s->pool->items[i].path;
+		size_t size = strlen(path);
 
 		if (!t->with[i] || !pe_starts_with(t->message, path) ||
-		    !pe_starts_with(t->message + strlen(path), ": "))
+		    (t->message[size] != ':' && t->message[size] != ' '))
 			continue;
 		t->without = t->without ?: calloc(s->pool->count + 1, sizeof(*t->without));
-		t->why = t->why ?: strdup(t->reason);
-		t->why_message = t->why_message ?: strdup(t->message);
-		if (!t->without || !t->why || !t->why_message)
+		if (!t->without)
 			return pe_error_nomem();
 		t->with[i] = false;
 		t->without[i] = true;
 		*left_out = true;
+		if (t->why || t->message[size] == ' ')
+			continue;
+		t->why = strdup(t->reason);
+		t->why_message = strdup(t->message);
+		if (!t->why || !t->why_message)
+			return pe_error_nomem();
 	}
 	return NULL;
 }
@@ -232,7 +238,7 @@ static struct pe_error *leave_out(struct survey *s, struct trial *t, bool *left_
 /* Can it not do without what was left out? Then that is why it is refused. */
 static struct pe_error *blame_left_out(const struct survey *s, struct trial *t)
 {
-	if (t->outcome != OUTCOME_REFUSED || !t->without ||
+	if (t->outcome != OUTCOME_REFUSED || !t->why ||
 	    (strcmp(t->reason, "does not compile without the other changes") &&
 	     strcmp(t->reason, "refers to what the program does not have")))
 		return NULL;

@@ -210,10 +210,10 @@ def spoken(tmp_path_factory):
 
 
 @pytest.mark.parametrize("use, outcome, reason, with_, without", [
-    ("i->weight * TWO", "applied", None, ["codes.h"], ["main.c"]),
+    ("i->weight * TWO", "applied", None, ["codes.h"], ["main.c", "other.c"]),
     # Of this, the file with the table has more than the text.
     ("i->weight * TWO + more()", "refused", "size of existing data changes",
-     ["codes.h", "main.c"], []),
+     ["codes.h", "main.c", "other.c"], []),
 ])
 def test_what_it_can_do_without_is_left_out_when_that_cannot_be_patched(
         spoken, tmp_path, use, outcome, reason, with_, without):
@@ -221,6 +221,7 @@ def test_what_it_can_do_without_is_left_out_when_that_cannot_be_patched(
     new.mkdir()
     (new / "codes.h").write_text(CODES + "#define TWO 2\nint more(void);\n")
     (new / "case.c").write_text(changed(SPOKEN, {"i->weight * 3": use}))
+    (new / "other.c").write_text("int other = TWO;\n")  # no part of the program
     (new / "main.c").write_text(changed(TEXTS, TWO) + "int more(void)\n{\n\treturn 7;\n}\n" + MAIN)
     out = str(tmp_path / "results")
     with spoken.start() as p:
