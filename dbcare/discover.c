@@ -413,7 +413,10 @@ struct pe_error *dbc_server_find(const char *target, struct dbc_server *ret)
 	struct dbc_servers servers;
 
 	*ret = (struct dbc_server){ 0 };
-	if (target && *target && !target[strspn(target, "0123456789")])
+	/* An unset variable of a script is not the beginning of every container's id. */
+	if (target && !*target)
+		return pe_error_new(PE_ERR_USAGE, "which server? its name is empty");
+	if (target && !target[strspn(target, "0123456789")])
 		return find_by_pid(target, ret);
 	struct pe_error *err = dbc_discover(&servers);
 

@@ -133,6 +133,12 @@ struct pe_error *agent_record_begin(struct agent_target *target, const char *act
 /* And how it ended, with what the patcher answered and what went wrong (NULL: nothing). */
 void agent_record_end(struct agent_target *target, struct dbc_history *history, const char *result,
 		      const json_t *answer, const struct pe_error *cause);
+/*
+ * Was the last that was done with @patch in this very process a revert, and not by an agent? *@when
+ * is then its time, owned by the caller.
+ */
+bool agent_record_reverted_by_hand(const struct agent_target *target, const char *patch,
+				   char **when);
 
 /* ---- offers.c ---- */
 

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The history, written in a thread: it waits for the disk, and for whoever else writes to it. */
+#include <stdio.h>
+#include <string.h>
 #include <syslog.h>
 
 #include "agent/daemon/agent.h"
@@ -75,4 +77,54 @@ void agent_record_end(struct agent_target *target, struct dbc_history *history, 
 		agent_event(target->agent, LOG_ERR, "history-failed", target,
 			    json_pack("{s:s}", "message", text ? text : ""));
 	}
+}
+
+/* ---- what others did ---- */
+
+struct looking {
+	const struct agent_target *target;
+	const char *patch;
+	char *when; /* owned; NULL: it was not, or not last */
+};
+
+static void look_for_revert(void *arg)
+{
+	struct looking *looking = arg;
+	const struct agent_target *target = looking->target;
+	char pid[16];
+	json_t *all = NULL, *record;
+	size_t i;
+
+	snprintf(pid, sizeof(pid), "%d", (int)target->pid);
+	/* What cannot be read has told of itself when the agent wrote to it. */
+	pe_error_free(dbc_history_read(
+		&(struct dbc_history_filter){ .server = pid, .patch = looking->patch }, &all));
+	json_array_foreach(all, i, record)
+	{
+		const char *result = json_string_value(json_object_get(record, "result"));
+		const char *by = json_string_value(json_object_get(record, "by"));
+		const char *time = json_string_value(json_object_get(record, "time"));
+		json_int_t start = json_integer_value(json_object_get(record, "start_time"));
+
+		if ((uint64_t)start != target->start_time || !result || !time)
+			continue;
+		if (strcmp(result, "reverted") != 0 && strcmp(result, "applied") != 0)
+			continue;
+		free(looking->when);
+		looking->when =
+			strcmp(result, "reverted") == 0 && (!by || strcmp(by, "care-agent") != 0)
+				? strdup(time)
+				: NULL;
+	}
+	json_decref(all);
+}
+
+bool agent_record_reverted_by_hand(const struct agent_target *target, const char *patch,
+				   char **when)
+{
+	struct looking looking = { .target = target, .patch = patch };
+
+	agent_task_in_thread(look_for_revert, &looking);
+	*when = looking.when;
+	return *when != NULL;
 }

@@ -461,6 +461,21 @@ static void note_upgrade(struct agent_target *target, const struct agent_offer *
 			      before, "level_before", had, "message", target->note));
 }
 
+/* Whoever took it out of this very process does not want it back at the next occasion. */
+static int hold_reverted(struct agent_target *target, const struct agent_offer *offer,
+			 const char *when)
+{
+	pe_auto_free char *reason = NULL;
+
+	if (asprintf(
+		    &reason,
+		    "reverted by hand at %s: `dbcarectl update %s` applies it again, and so does a "
+		    "restart of the server",
+		    when, agent_target_name(target)) < 0)
+		return FOR_EVER;
+	return hold(target, offer->name, reason, false);
+}
+
 static int choose_and_apply(struct agent_target *target)
 {
 	struct agent *agent = target->agent;
@@ -490,6 +505,11 @@ static int choose_and_apply(struct agent_target *target)
 			    "a server crashed within a minute of this patch: it is not applied "
 			    "again by itself",
 			    false);
+
+	pe_auto_free char *when = NULL;
+
+	if (!target->urgent && agent_record_reverted_by_hand(target, offer->name, &when))
+		return hold_reverted(target, offer, when);
 	return apply_pass(target, offer);
 }
 
@@ -531,10 +551,14 @@ static int work(struct agent_target *target)
 		target->recovered = true;
 	}
 	if (agent_state_is_held(target->agent, agent_target_name(target), &by)) {
-		char reason[128];
+		const char *by_all;
+		bool all = agent_state_is_held(target->agent, "", &by_all);
+		pe_auto_free char *reason = NULL;
 
-		snprintf(reason, sizeof(reason), "held by %s: `dbcarectl resume` ends it",
-			 by ? by : "an operator");
+		if (asprintf(&reason, "held by %s: `dbcarectl resume%s%s` ends it",
+			     by ? by : "an operator", all ? "" : " ",
+			     all ? "" : agent_target_name(target)) < 0)
+			return FOR_EVER;
 		return hold(target, NULL, reason, false);
 	}
 

@@ -3,6 +3,7 @@
 #include "build/files.h"
 #include "build/run.h"
 #include "engine/cleanup.h"
+#include "engine/output.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -68,33 +69,27 @@ struct pe_error *pe_file_read(const char *path, char **text, size_t *size)
 	return NULL;
 }
 
-static bool write_all(int fd, const char *bytes, size_t size)
-{
-	while (size) {
-		ssize_t n = write(fd, bytes, size);
-
-		if (n < 0 && errno != EINTR)
-			return false;
-		if (n > 0) {
-			bytes += n;
-			size -= (size_t)n;
-		}
-	}
-	return true;
-}
-
 struct pe_error *pe_file_write(const char *path, const void *bytes, size_t size)
 {
-	pe_auto_free char *temp = pe_format("%s.tmp.%d", path, getpid());
+	pe_auto_free char *place = NULL;
+	pe_auto_fd int fd = -1;
+	struct pe_error *err = pe_output_open(path, &place, &fd);
+
+	if (err)
+		return err;
+	if (!place)
+		return pe_output_write(fd, bytes, size)
+			       ? NULL
+			       : pe_error_errno(errno, "cannot write %s", path);
+
+	pe_auto_free char *temp = pe_format("%s.tmp.%d", place, getpid());
 
 	if (!temp)
 		return pe_error_nomem();
-
-	pe_auto_fd int fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-
+	fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
 	if (fd < 0)
-		return pe_error_errno(errno, "cannot create %s", temp);
-	if (!write_all(fd, bytes, size) || rename(temp, path)) {
+		return pe_error_errno(errno, "cannot create %s", path);
+	if (!pe_output_write(fd, bytes, size) || rename(temp, place)) {
 		int saved = errno;
 
 		unlink(temp);

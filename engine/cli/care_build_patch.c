@@ -70,6 +70,26 @@ static const struct argp_option option_table[] = {
 	{ 0 },
 };
 
+/* "CVE-2026-49261": what people and scanners will look for. */
+static void check_cve(const char *text, struct argp_state *state)
+{
+	static const char digits[] = "0123456789";
+	size_t year = strncmp(text, "CVE-", 4) == 0 ? strspn(text + 4, digits) : 0;
+	size_t number = year == 4 && text[8] == '-' ? strspn(text + 9, digits) : 0;
+
+	if (number < 1 || text[9 + number])
+		argp_error(state, "--cve is written CVE-YEAR-NUMBER, not '%s'", text);
+}
+
+static void check_score(const char *text, struct argp_state *state)
+{
+	char *end;
+	double score = strtod(text, &end);
+
+	if (end == text || *end || !(score >= 0 && score <= 10))
+		argp_error(state, "--cvss is a number from 0.0 to 10.0, not '%s'", text);
+}
+
 /* --cvss and --url belong to the --cve before them: fills the list up to there. */
 static error_t parse_cve_fact(struct patch_options *o, struct pe_strv *list, const char *arg,
 			      struct argp_state *state)
@@ -125,8 +145,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case KEY_DIFF:
 		return pe_strv_add(&o->diffs, arg) ? 0 : ENOMEM;
 	case KEY_CVE:
+		check_cve(arg, state);
 		return pe_strv_add(&o->cves, arg) ? 0 : ENOMEM;
 	case KEY_CVSS:
+		check_score(arg, state);
 		return parse_cve_fact(o, &o->scores, arg, state);
 	case KEY_URL:
 		return parse_cve_fact(o, &o->urls, arg, state);

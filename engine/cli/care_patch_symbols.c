@@ -39,7 +39,12 @@ struct new_file {
 
 static struct pe_error *new_file_open(struct new_file *file, const char *path)
 {
+	struct stat st;
+
 	*file = (struct new_file){ .path = strdup(path) };
+	/* A device or a pipe would be replaced, not written to. */
+	if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
+		return pe_error_new(PE_ERR_USAGE, "%s is no regular file", path);
 	if (!file->path || asprintf(&file->temporary, "%s.XXXXXX", path) < 0)
 		return pe_error_nomem();
 

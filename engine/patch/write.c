@@ -13,6 +13,7 @@
 
 #include "engine/arch.h"
 #include "engine/cleanup.h"
+#include "engine/output.h"
 #include "patch/format.h"
 
 struct buffer {
@@ -379,43 +380,32 @@ struct pe_error *pe_patch_serialize(const struct pe_patch *patch, void **bytes, 
 	return NULL;
 }
 
-static struct pe_error *write_all(int fd, const uint8_t *bytes, size_t size, const char *path)
-{
-	while (size) {
-		ssize_t n = write(fd, bytes, size);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return pe_error_errno(errno, "cannot write %s", path);
-		bytes += n;
-		size -= (size_t)n;
-	}
-	return NULL;
-}
-
 struct pe_error *pe_patch_write(const struct pe_patch *patch, const char *path)
 {
 	pe_auto_free void *bytes = NULL;
-	pe_auto_free char *temporary = NULL;
+	pe_auto_free char *place = NULL, *temporary = NULL;
+	pe_auto_fd int fd = -1;
 	size_t size;
 	struct pe_error *err = pe_patch_serialize(patch, &bytes, &size);
 
 	if (err)
 		return pe_error_wrap(err, "cannot write %s", path);
-	if (asprintf(&temporary, "%s.XXXXXX", path) < 0)
-		return pe_error_nomem();
-
-	pe_auto_fd int fd = mkostemp(temporary, O_CLOEXEC);
-
-	if (fd < 0)
-		return pe_error_errno(errno, "cannot create %s", temporary);
-	err = write_all(fd, bytes, size, temporary);
-	if (!err && (fchmod(fd, 0644) || fsync(fd)))
-		err = pe_error_errno(errno, "cannot write %s", temporary);
-	if (!err && rename(temporary, path))
-		err = pe_error_errno(errno, "cannot rename %s to %s", temporary, path);
+	err = pe_output_open(path, &place, &fd);
 	if (err)
+		return err;
+	if (!place)
+		return pe_output_write(fd, bytes, size)
+			       ? NULL
+			       : pe_error_errno(errno, "cannot write %s", path);
+	if (asprintf(&temporary, "%s.XXXXXX", place) < 0)
+		return pe_error_nomem();
+	fd = mkostemp(temporary, O_CLOEXEC);
+	if (fd < 0)
+		return pe_error_errno(errno, "cannot create %s", path);
+	if (!pe_output_write(fd, bytes, size) || fchmod(fd, 0644) || fsync(fd) ||
+	    rename(temporary, place)) {
+		err = pe_error_errno(errno, "cannot write %s", path);
 		unlink(temporary);
+	}
 	return err;
 }

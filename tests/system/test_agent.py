@@ -284,6 +284,30 @@ def test_with_auto_update_off_only_an_operator_applies_and_a_restart_keeps_it(ne
     agent.wait_level(server, 2)
 
 
+def test_what_an_operator_reverted_stays_out_until_he_says_so_or_the_server_restarts(
+        new_server, new_agent, levels):
+    server = new_server()
+    agent = new_agent(server)
+    agent.offer(levels[1])
+    agent.wait_level(server, 1)
+    care("dbcarectl", "revert", "rnd", server.pid, env=agent.env)
+    agent.wait_held(server, "reverted by hand")
+    care("dbcarectl", "update", "--dry-run", env=agent.env, expect=None)
+    agent.reload()
+    time.sleep(2)
+    # Nor does an agent that knows it from the history alone.
+    agent.stop()
+    agent.start()
+    held = agent.wait_held(server, "reverted by hand")
+    assert held["level"] is None and server.socket in held["held"]["reason"]
+    care("dbcarectl", "update", server.socket, env=agent.env)
+    agent.wait_level(server, 1)
+    care("dbcarectl", "revert", "rnd", server.pid, env=agent.env)
+    agent.wait_held(server, "reverted by hand")
+    server.restart()
+    agent.wait_level(server, 1)
+
+
 # ---- trust ----
 
 def test_unsigned_wrongly_signed_and_tampered_patches_are_never_applied(new_server, new_agent,

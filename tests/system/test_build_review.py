@@ -3,6 +3,7 @@
 import html.parser
 import os
 import re
+import stat
 import subprocess
 
 import pytest
@@ -67,6 +68,31 @@ def damaged(path, name, at):
     with open(copy, "wb") as file:
         file.write(seal(data))
     return copy
+
+
+def test_output_goes_through_links_and_to_devices_and_replaces_neither(made, tmp_path):
+    program, path = made
+    device, link, file = tmp_path / "device", tmp_path / "link", tmp_path / "page.html"
+    os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(1, 3))  # as /dev/null
+    link.symlink_to(file)
+    for command in (["report", path], ["patch", "--target", program.name, "--name", "weight",
+                                       "--diff", os.path.join(program.folder, "weight.diff")]):
+        for out in (device, link):
+            care("care-build", *command, "-o", out, env=program.env)
+        assert stat.S_ISCHR(os.lstat(device).st_mode) and link.is_symlink()
+        assert file.stat().st_size > 1000
+    assert "Is a directory" in care("care-build", "report", path, "-o", tmp_path, env=program.env,
+                                    expect=1).text
+
+
+@pytest.mark.parametrize("options", [["--cve", "CVE-2026"], ["--cve", "fix"],
+                                     ["--cve", "CVE-2026-1", "--cvss", "11"],
+                                     ["--cve", "CVE-2026-1", "--cvss", "high"]])
+def test_what_is_no_cve_and_no_score_is_refused(made, options, tmp_path):
+    done = care("care-build", "patch", "--target", made[0].name, "--name", "x", "--diff",
+                os.path.join(made[0].folder, "weight.diff"), *options, "-o", tmp_path / "x.cpatch",
+                env=made[0].env, expect=1)
+    assert options[-1] in done.err and not (tmp_path / "x.cpatch").exists()
 
 
 def test_a_patch_made_again_from_its_own_diff_is_the_same_byte_by_byte(made):

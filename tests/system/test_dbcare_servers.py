@@ -88,6 +88,8 @@ def test_a_target_is_named_by_pid_or_socket(server):
                        (str(os.getpid()), "no MariaDB server"), ("0", "0")):
         assert fact in care("dbcarectl", "info", name, expect=NO_TARGET).text
     assert "neither" in care("dbcarectl", "info", "mariadb", expect=NO_TARGET).text
+    # An unset variable of a script names no server, were there but one.
+    assert "empty" in care("dbcarectl", "info", "", expect=1).text
 
 
 def test_several_servers_must_be_told_apart(server, new_server):
