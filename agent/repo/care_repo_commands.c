@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The commands of care-repo, each in terms of the publisher. */
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -214,6 +215,41 @@ struct pe_error *care_repo_collect(struct care_repo_options *options)
 
 /* ---- add, block ---- */
 
+/*
+ * A host keeps one patch of each build, that of the highest level; one of another name beside it is
+ * never taken. Paths are FEED/PRODUCT/BUILD-ID/LEVEL-NAME.cpatch.
+ */
+static void note_rivals(const struct publisher *publisher, const char *feed)
+{
+	json_t *seen = json_object(), *entry;
+	const char *path;
+	size_t size = strlen(feed);
+
+	json_object_foreach(publisher->catalogue, path, entry)
+	{
+		json_t *custom = json_object_get(entry, "custom");
+		const char *name = json_string_value(json_object_get(custom, "name"));
+		const char *base = strrchr(path, '/');
+
+		if (strncmp(path, feed, size) != 0 || path[size] != '/' || !base || !name ||
+		    json_object_get(custom, "blocked"))
+			continue;
+
+		pe_auto_free char *build = strndup(path, (size_t)(base - path));
+		const char *other = build ? json_string_value(json_object_get(seen, build)) : NULL;
+
+		if (other && strcmp(other, name) != 0)
+			fprintf(stderr,
+				"care-repo: note: %s and %s are for one build (%s): a host takes "
+				"the one of the highest level alone; fixes of one build belong "
+				"into one patch, whose level rises\n",
+				other, name, build);
+		if (build && !other)
+			json_object_set_new(seen, build, json_string(name));
+	}
+	json_decref(seen);
+}
+
 struct pe_error *care_repo_add(struct care_repo_options *options)
 {
 	auto_publisher struct publisher *publisher = NULL;
@@ -245,6 +281,8 @@ struct pe_error *care_repo_add(struct care_repo_options *options)
 		    "%zu %s %s feed %s%s", added, added == 1 ? "patch" : "patches",
 		    options->dry_run ? "would go into" : "added to", feed,
 		    options->dry_run ? "" : "; publish makes it known");
+	if (!err && !options->quiet)
+		note_rivals(publisher, feed);
 	return err;
 }
 

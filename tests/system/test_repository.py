@@ -116,6 +116,15 @@ def test_adding_twice_is_nothing_and_changed_contents_are_refused(repo, tmp_path
     assert "other contents" in repo.care("add", patch, expect=5).text
 
 
+def test_two_names_for_one_build_are_noted(repo, tmp_path):
+    """A host would take one of them alone, and nobody would see it."""
+    done = repo.care("add", write_patch(str(tmp_path)))
+    assert "note" not in done.err
+    done = repo.care("add", write_patch(str(tmp_path), name="another-fix-1.0"[:14]))
+    assert "cve-2026-49261" in done.err and "another-fix-1." in done.err
+    assert "highest level alone" in done.err
+
+
 def test_publish_writes_what_changed_alone(repo, tmp_path):
     repo.care("publish")
     assert "nothing changed" in repo.care("publish", expect=2).text
