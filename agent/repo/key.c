@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Keys and signatures over OpenSSL's EVP: ed25519 (raw, hex), ECDSA on P-256 with SHA-256 (PEM,
- * DER signature), RSA with PSS and SHA-256 (PEM), as TUF's specification lists them.
+ * DER signature), RSA with PSS and SHA-256 (PEM), as TUF's specification lists them. RSA with
+ * PKCS #1 v1.5 is verified too, for repositories whose key service makes nothing else.
  */
 #include "agent/repo/key.h"
 
@@ -79,6 +80,8 @@ static const struct {
 	{ REPO_ED25519, "ed25519", NULL, "ed25519", EVP_PKEY_ED25519 },
 	{ REPO_ECDSA_P256, "ecdsa", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp256", EVP_PKEY_EC },
 	{ REPO_RSA_PSS, "rsa", NULL, "rsassa-pss-sha256", EVP_PKEY_RSA },
+	/* Behind PSS: what we sign is PSS. */
+	{ REPO_RSA_PKCS1, "rsa", NULL, "rsa-pkcs1v15-sha256", EVP_PKEY_RSA },
 };
 
 enum { KINDS = sizeof(kinds) / sizeof(*kinds) };
@@ -94,6 +97,7 @@ static bool key_fits(EVP_PKEY *key, size_t kind)
 		return EVP_PKEY_get_group_name(key, curve, sizeof(curve), NULL) &&
 		       !strcmp(curve, "prime256v1");
 	case REPO_RSA_PSS:
+	case REPO_RSA_PKCS1:
 		return EVP_PKEY_bits(key) >= RSA_MIN_BITS && EVP_PKEY_bits(key) <= RSA_MAX_BITS;
 	default:
 		return true;
@@ -149,6 +153,18 @@ static bool use_pss(EVP_PKEY_CTX *ctx, int salt)
 	       EVP_PKEY_CTX_set_rsa_mgf1_md(ctx, EVP_sha256()) > 0;
 }
 
+static bool use_padding(EVP_PKEY_CTX *ctx, enum repo_scheme scheme)
+{
+	switch (scheme) {
+	case REPO_RSA_PSS:
+		return use_pss(ctx, RSA_PSS_SALTLEN_AUTO);
+	case REPO_RSA_PKCS1:
+		return EVP_PKEY_CTX_set_rsa_padding(ctx, RSA_PKCS1_PADDING) > 0;
+	default:
+		return true;
+	}
+}
+
 bool repo_key_verify(EVP_PKEY *key, enum repo_scheme scheme, const void *bytes, size_t size,
 		     const char *hex)
 {
@@ -162,7 +178,7 @@ bool repo_key_verify(EVP_PKEY *key, enum repo_scheme scheme, const void *bytes, 
 		return false;
 
 	bool good = EVP_DigestVerifyInit(ctx, &pkey_ctx, digest, NULL, key) > 0 &&
-		    (scheme != REPO_RSA_PSS || use_pss(pkey_ctx, RSA_PSS_SALTLEN_AUTO)) &&
+		    use_padding(pkey_ctx, scheme) &&
 		    EVP_DigestVerify(ctx, signature, length, bytes, size) == 1;
 
 	ERR_clear_error();

@@ -17,7 +17,7 @@ static inline void repo_cleanup_pkey(EVP_PKEY **key)
 
 #define repo_auto_pkey __attribute__((cleanup(repo_cleanup_pkey)))
 
-enum repo_scheme { REPO_ED25519, REPO_ECDSA_P256, REPO_RSA_PSS };
+enum repo_scheme { REPO_ED25519, REPO_ECDSA_P256, REPO_RSA_PSS, REPO_RSA_PKCS1 };
 
 /*
  * The key that a TUF key object describes; the caller frees @ret. An object whose kind or scheme

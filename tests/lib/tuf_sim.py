@@ -38,7 +38,7 @@ def days_ahead(days):
 
 
 class Key:
-    """A key pair of one of the three kinds."""
+    """A key pair of one of the kinds."""
 
     def __init__(self, kind="ed25519"):
         self.kind = kind
@@ -55,15 +55,23 @@ class Key:
         else:
             self.private = rsa.generate_private_key(65537, 2048)
             public = self.private.public_key().public_bytes(*pem).decode()
-            names = ("rsa", "rsassa-pss-sha256")
+            names = ("rsa", {"rsa": "rsassa-pss-sha256", "rsa-pkcs1": "rsa-pkcs1v15-sha256"}[kind])
         self.json = {"keytype": names[0], "scheme": names[1], "keyval": {"public": public}}
+        self.say()
+
+    def say(self, **fields):
+        """Fields of the publisher's own in the key; its id is of all of them."""
+        self.json.update(fields)
         self.id = hashlib.sha256(canonical(self.json)).hexdigest()
+        return self
 
     def sign(self, data):
         if self.kind == "ed25519":
             return self.private.sign(data).hex()
         if self.kind == "ecdsa":
             return self.private.sign(data, ec.ECDSA(hashes.SHA256())).hex()
+        if self.kind == "rsa-pkcs1":
+            return self.private.sign(data, padding.PKCS1v15(), hashes.SHA256()).hex()
         pss = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
         return self.private.sign(data, pss, hashes.SHA256()).hex()
 
@@ -76,6 +84,7 @@ class Repo:
         self.roots = []
         self.hashes = False   # of snapshot and targets in the metadata above them
         self.tamper = {}      # role -> function on the file's bytes
+        self.kept = {}        # (role, version) -> bytes that are served whatever came later
         for role in TOP_ROLES:
             self.roles[role] = self._new(role)
             self.signers[role] = [Key(kind)]
@@ -151,9 +160,15 @@ class Repo:
             meta.update(length=len(data), hashes={"sha256": hashlib.sha256(data).hexdigest()})
         return meta
 
-    def add_target(self, role, path, data, **custom):
+    def keep(self, *roles):
+        """What these are now stays on the server under its version."""
+        for role in roles:
+            self.kept[role, self.roles[role]["version"]] = self.file(role)
+
+    def add_target(self, role, path, data, algorithms=("sha256",), **custom):
         self.artifacts[path] = data
-        entry = {"length": len(data), "hashes": {"sha256": hashlib.sha256(data).hexdigest()}}
+        entry = {"length": len(data),
+                 "hashes": {name: hashlib.new(name, data).hexdigest() for name in algorithms}}
         if custom:
             entry["custom"] = custom
         self.roles[role]["targets"][path] = entry
@@ -202,6 +217,8 @@ class Repo:
         if role == "root":
             index = int(version) - 1 if version else -1
             return (self.roots[index] if 0 <= index < len(self.roots) else None), asked
+        if version and (role, int(version)) in self.kept:
+            return self.kept[role, int(version)], asked
         return (self.file(role) if role in self.roles else None), asked
 
 
@@ -257,6 +274,7 @@ class Client:
         self.server = server
         self.dir, self.target_dir = os.path.join(folder, "metadata"), os.path.join(folder, "targets")
         self.folder = folder
+        self.slash = ""  # behind the URLs
         os.makedirs(self.target_dir)
 
     def init(self, root=None, expect=0):
@@ -266,22 +284,33 @@ class Client:
         self.last = care("care-tuf", "--metadata-dir", self.dir, "init", path, expect=expect)
         return self
 
-    def _run(self, *args, days=0):
+    def _run(self, *args, days=0, at=None):
+        """days: the clock goes that far ahead; at: it begins there (a datetime)."""
         from harness import program, run
-        command = [program("care-tuf"), "--metadata-dir", self.dir, "--metadata-url",
-                   self.server.url + "/metadata", *args]
+        command = [program("care-tuf"), "--metadata-url",
+                   self.server.url + "/metadata" + self.slash, "--metadata-dir", self.dir, *args]
         if days:
             command = ["faketime", "-f", f"{days:+d}d", *command]
+        elif at:
+            command = ["faketime", str(at), *command]
         self.last = run(*command, timeout=60)
         return self.last.status
 
-    def refresh(self, days=0):
-        return self._run("refresh", days=days)
+    def refresh(self, **clock):
+        return self._run("refresh", **clock)
 
-    def download(self, *names):
+    def download(self, *names, **clock):
         args = [a for name in names for a in ("--target-name", name)]
         return self._run(*args, "--target-dir", self.target_dir, "--target-base-url",
-                         self.server.url + "/targets", "download")
+                         self.server.url + "/targets" + self.slash, "download", **clock)
+
+    def stored(self, role):
+        """The file's bytes; None when there is none."""
+        path = os.path.join(self.dir, role + ".json")
+        if not os.path.exists(path):
+            return None
+        with open(path, "rb") as file:
+            return file.read()
 
     def version(self, role):
         with open(os.path.join(self.dir, role + ".json")) as file:
