@@ -227,6 +227,7 @@ class Server:
 
     def __init__(self, repo=None):
         self.repo, self.requests, self.answers = repo, [], {}
+        self.folder = ""  # what URLs have before /metadata and /targets, as it is sent
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -241,7 +242,7 @@ class Server:
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
 
     def handle(self, request):
-        path = request.path
+        path = request.path.removeprefix(self.folder)
         if path.startswith("/metadata/"):
             data, asked = self.repo.fetch(path[len("/metadata/"):])
             self.requests.append(asked)
@@ -288,7 +289,7 @@ class Client:
         """days: the clock goes that far ahead; at: it begins there (a datetime)."""
         from harness import program, run
         command = [program("care-tuf"), "--metadata-url",
-                   self.server.url + "/metadata" + self.slash, "--metadata-dir", self.dir, *args]
+                   self.server.url + self.server.folder + "/metadata" + self.slash, "--metadata-dir", self.dir, *args]
         if days:
             command = ["faketime", "-f", f"{days:+d}d", *command]
         elif at:
@@ -301,8 +302,9 @@ class Client:
 
     def download(self, *names, **clock):
         args = [a for name in names for a in ("--target-name", name)]
-        return self._run(*args, "--target-dir", self.target_dir, "--target-base-url",
-                         self.server.url + "/targets" + self.slash, "download", **clock)
+        url = self.server.url + self.server.folder + "/targets" + self.slash
+        return self._run(*args, "--target-dir", self.target_dir, "--target-base-url", url,
+                         "download", **clock)
 
     def stored(self, role):
         """The file's bytes; None when there is none."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """care-tuf against a repository that is bent at will: what it accepts, what it keeps, and exactly
 which files it asks for."""
+import datetime
 import json
 import os
 
@@ -47,6 +48,32 @@ def test_a_first_refresh_asks_for_each_file_once_in_order(setup):
     assert client.trusted() == ALL
 
 
+def test_what_is_stored_are_the_bytes_that_came(setup):
+    """Not a form of our own: the hashes in the metadata above are of the publisher's."""
+    repo, server, client = setup()
+    repo.delegate("targets", "d")
+    repo.update_snapshot()
+    for role in ("timestamp", "snapshot", "targets", "d"):
+        repo.tamper[role] = lambda data: b"\n" + data.replace(b": ", b"  :\t") + b" \n"
+    repo.roots.append(b" " + Repo.signed(dict(repo.root, version=2), repo.signers["root"]) + b"\t")
+    assert client.download("nowhere") == 1
+    assert client.stored("root") == repo.roots[1]
+    for role in ("timestamp", "snapshot", "targets", "d"):
+        assert client.stored(role) == repo.file(role)
+
+
+@pytest.mark.parametrize("folder", ["", "/a%2Fb%5B%3F%20%23%5D"])
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_urls_may_end_in_a_slash_and_are_sent_as_they_are(setup, monkeypatch, folder, slash):
+    repo, server, client = setup()
+    monkeypatch.setattr(server, "folder", folder)
+    repo.add_target("targets", "a/b.txt", b"x")
+    client.slash = slash
+    assert client.download("a/b.txt") == 0, client.last
+    assert [r[0] for r in server.requests[:4]] == ["root", "timestamp", "snapshot", "targets"]
+    assert client.downloaded() == {"a/b.txt": b"x"}
+
+
 def test_without_consistent_snapshots_names_have_no_versions(setup):
     repo, server, client = setup(Repo(consistent=False))
     repo.add_target("targets", "a/b.txt", b"x")
@@ -74,6 +101,7 @@ def test_a_download_refreshes_first_and_fails_for_an_unknown_target(setup):
     repo, server, client = setup()
     assert client.download("nowhere") == 1
     assert "no target nowhere" in client.last.err
+    assert server.requests == [("root", 2), ("timestamp", None), ("snapshot", 1), ("targets", 1)]
     assert client.trusted() == ALL
 
 
@@ -110,6 +138,19 @@ def test_a_root_that_is_none_is_not_trusted_and_nothing_is_asked_for(setup, spoi
     assert server.requests == []
 
 
+def test_after_an_init_that_failed_nothing_is_trusted(server, tmp_path):
+    server.repo, server.requests, server.answers = Repo("ecdsa"), [], {}
+    root = json.loads(server.repo.roots[0])
+    root["signatures"][0]["sig"] = Key("ecdsa").sign(b"something else")
+    client = tuf_sim.Client(server, str(tmp_path))
+    os.mkdir(client.dir)
+    client.init(json.dumps(root).encode(), expect=1)
+    assert os.listdir(client.dir) == []
+    assert client.refresh() == 1
+    assert client.download("x") == 1
+    assert server.requests == []
+
+
 def test_fields_that_are_not_known_are_part_of_what_is_signed(setup):
     repo, server, client = fresh(setup)
     repo.root["later"] = {"a": [1, True, None, "\u00e9 \"quoted\" \\"]}
@@ -119,6 +160,17 @@ def test_fields_that_are_not_known_are_part_of_what_is_signed(setup):
     repo.publish_root()
     assert client.refresh() == 0, client.last
     assert client.version("root") == 2
+
+
+def test_a_key_s_own_fields_are_no_reason_to_refuse_it(setup):
+    repo, server, client = setup(Repo("ecdsa"))
+    key = Key("ecdsa").say(keyid_hash_algorithms="md5", extra={"b": 2, "a": [1, None]})
+    repo.root["roles"]["snapshot"]["keyids"] = []
+    repo.signers["snapshot"] = [key]
+    repo.root_key("snapshot", key)
+    repo.publish_root()
+    assert client.refresh() == 0, client.last
+    assert client.trusted() == {**ALL, "root": 2}
 
 
 KEPT = {"timestamp": {"root": 1}, "snapshot": {"root": 1, "timestamp": 1},
@@ -180,6 +232,21 @@ def test_a_changed_byte_is_refused(setup, role):
     assert client.trusted() == KEPT[role]
 
 
+def test_a_file_of_another_type_is_refused_though_all_else_is_right(setup):
+    """A snapshot in the place of the timestamp: signed by its key, and with what it needs."""
+    repo, server, client = setup()
+    repo.snapshot["meta"] = {"snapshot.json": {"version": 1}, "targets.json": {"version": 1}}
+    repo.signers["snapshot"] += repo.signers["timestamp"]
+    repo.root_key("snapshot", repo.signers["timestamp"][0])
+    repo.publish_root()
+    repo.tamper["timestamp"] = lambda data: repo.file("snapshot")
+    assert client.refresh() == 1
+    assert "timestamp.json: not of the type" in client.last.err
+    assert client.trusted() == {"root": 2}
+    del repo.tamper["timestamp"]
+    assert client.refresh() == 0, client.last
+
+
 @pytest.mark.parametrize("status", [404, 403, 500])
 @pytest.mark.parametrize("role", KEPT)
 def test_a_missing_role_fails_and_keeps_what_was_there(setup, role, status):
@@ -209,6 +276,7 @@ def test_a_timestamp_of_the_same_version_replaces_nothing(setup):
     repo, server, client = fresh(setup)
     repo.timestamp["meta"]["snapshot.json"]["version"] = 100
     assert client.refresh() == 0
+    assert server.requests == [("root", 2), ("timestamp", None)]
     with open(os.path.join(client.dir, "timestamp.json")) as file:
         assert json.load(file)["signed"]["meta"]["snapshot.json"]["version"] == 1
 
@@ -288,6 +356,50 @@ def test_expired_files_on_disk_still_serve_for_an_update(setup):
     assert "older than the trusted" in client.last.err
 
 
+@pytest.mark.parametrize("newer", [False, True])
+@pytest.mark.parametrize("role", ["root", *KEPT])
+def test_a_role_that_expired_on_disk_is_used_only_when_a_newer_one_comes(setup, role, newer):
+    """The clock is set as a date, with a fraction and its zone, as python prints one."""
+    repo, server, client = setup()
+    now = datetime.datetime.now(datetime.timezone.utc)
+    repo.roles[role]["expires"] = days_ahead(7)
+    if role == "root":
+        repo.publish_root()
+    assert client.refresh() == 0
+    before = client.trusted()
+    if newer:
+        repo.roles[role]["expires"] = days_ahead(21)
+        if role == "root":
+            repo.publish_root()
+        else:
+            repo.bump("targets")
+            repo.update_snapshot()
+    assert client.refresh(at=now + datetime.timedelta(days=6)) == 0, client.last
+    if newer:
+        assert client.trusted()[role] == before[role] + 1
+    assert client.refresh(at=now + datetime.timedelta(days=18)) == (0 if newer else 1), client.last
+    assert newer or "expired" in client.last.err
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_a_delegated_role_that_expired_on_disk_is_fetched_anew(setup, newer):
+    repo, server, client = setup()
+    now = datetime.datetime.now(datetime.timezone.utc)
+    repo.delegate("targets", "d", ["d/*"])
+    repo.roles["d"]["expires"] = days_ahead(7)
+    repo.add_target("d", "d/1", b"first")
+    repo.add_target("d", "d/2", b"second")
+    repo.update_snapshot()
+    assert client.download("d/1") == 0
+    if newer:
+        repo.roles["d"]["expires"] = days_ahead(21)
+        repo.bump("d")
+        repo.update_snapshot()
+    assert client.download("d/2", at=now + datetime.timedelta(days=18)) == (0 if newer else 1)
+    assert newer or "d (version 1) expired" in client.last.err
+    assert client.downloaded() == {"d/1": b"first", **({"d/2": b"second"} if newer else {})}
+
+
 def test_a_repository_that_stands_still_is_noticed(setup):
     """Freeze: the mirror serves yesterday's files for ever."""
     repo, server, client = fresh(setup)
@@ -357,6 +469,33 @@ def test_a_role_cannot_vanish_from_the_snapshot(setup):
     assert "lost role1.json" in client.last.err
 
 
+def test_a_lower_snapshot_that_no_timestamp_names_is_not_even_asked_for(setup):
+    repo, server, client = setup()
+    repo.update_snapshot()
+    assert client.refresh() == 0
+    server.requests.clear()
+    repo.snapshot["version"] = 1
+    assert client.refresh() == 0
+    assert server.requests == [("root", 2), ("timestamp", None)]
+    assert client.version("snapshot") == 2
+
+
+def test_versions_that_are_served_and_not_named_yet_are_left_alone(setup):
+    """A publisher writes the files one by one, the timestamp last."""
+    repo, server, client = setup()
+    repo.keep("snapshot", "targets")
+    repo.targets["version"] += 1
+    repo.snapshot["version"] += 1
+    repo.timestamp["version"] += 1
+    repo.publish_root()
+    assert client.refresh() == 0, client.last
+    assert client.trusted() == {"root": 2, "timestamp": 2, "snapshot": 1, "targets": 1}
+    # Now the snapshot is named, the targets still not.
+    repo.update_timestamp()
+    assert client.refresh() == 0, client.last
+    assert client.trusted() == {"root": 2, "timestamp": 3, "snapshot": 2, "targets": 1}
+
+
 def test_a_snapshot_that_the_timestamp_does_not_name_is_refused(setup):
     """Mix and match."""
     repo, server, client = setup()
@@ -405,11 +544,15 @@ def test_after_a_fast_forward_rotated_keys_bring_versions_back(setup, rotated):
     repo.publish_root()
     assert client.refresh() == 0, client.last
     assert client.version("timestamp") == 1 and client.version("snapshot") == 1
+    assert client.version("targets") == repo.targets["version"]
 
 
 # ---- keys ----
 
-@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+KINDS = ["ed25519", "ecdsa", "rsa", "rsa-pkcs1"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_of_key_signs_all_roles(setup, kind):
     repo, server, client = setup(Repo(kind=kind))
     repo.delegate("targets", "d", kind=kind)
@@ -418,6 +561,80 @@ def test_each_kind_of_key_signs_all_roles(setup, kind):
     repo.update_snapshot()
     assert client.download("x") == 0, client.last
     assert client.downloaded() == {"x": b"x"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("spoil", ["other content", "one bit", "cut", "empty"])
+def test_a_wrong_signature_of_each_kind_of_key_is_refused(setup, kind, spoil):
+    """Root needs two keys; the other one's signature is always good."""
+    repo, server, client = setup()
+    key = repo.add_key("root", kind)
+    repo.root["roles"]["root"]["threshold"] = 2
+    repo.publish_root()
+    assert client.refresh() == 0, client.last
+    repo.publish_root()
+    good = repo.roots[-1]
+    root = json.loads(good)
+    entry = next(s for s in root["signatures"] if s["keyid"] == key.id)
+    entry["sig"] = {"other content": key.sign(b"something else"),
+                    "one bit": entry["sig"][:-1] + "%x" % (int(entry["sig"][-1], 16) ^ 1),
+                    "cut": entry["sig"][:-2], "empty": ""}[spoil]
+    repo.roots[-1] = json.dumps(root).encode()
+    assert client.refresh() == 1
+    assert "signed by 1 of the 2" in client.last.err
+    assert client.version("root") == 2
+    repo.roots[-1] = good
+    assert client.refresh() == 0
+    assert client.version("root") == 3
+
+
+@pytest.mark.parametrize("kind,other", [("rsa", "rsa-pkcs1"), ("rsa-pkcs1", "rsa")])
+def test_an_rsa_signature_of_the_other_scheme_is_refused(setup, kind, other):
+    repo, server, client = setup(Repo(kind))
+    repo.signers["timestamp"][0].kind = other
+    assert client.refresh() == 1
+    assert "signed by 0 of the 1" in client.last.err
+    repo.signers["timestamp"][0].kind = kind
+    repo.update_timestamp()
+    assert client.refresh() == 0, client.last
+
+
+@pytest.mark.parametrize("signature", ["plausible", ""])
+def test_a_wrong_signature_beside_enough_good_ones_does_no_harm(setup, signature):
+    repo, server, client = setup(Repo("ecdsa"))
+    odd = repo.add_key("timestamp", "ecdsa")
+    repo.publish_root()
+    wrong = odd.sign(b"something else") if signature else ""
+
+    def spoil(data):
+        file = json.loads(data)
+        next(s for s in file["signatures"] if s["keyid"] == odd.id)["sig"] = wrong
+        file["signatures"].reverse()
+        return json.dumps(file).encode()
+
+    repo.tamper["timestamp"] = spoil
+    assert client.refresh() == 0, client.last
+    assert client.trusted() == {**ALL, "root": 2}
+
+
+@pytest.mark.parametrize("role", KEPT)
+def test_two_signatures_by_one_key_are_no_form_even_when_one_is_enough(setup, role):
+    repo, server, client = setup()
+    repo.signers[role] *= 2
+    assert client.refresh() == 1
+    assert "two signatures by one keyid" in client.last.err
+    assert client.trusted() == KEPT[role]
+
+
+def test_more_signatures_needed_than_there_are_keys(setup):
+    repo, server, client = setup()
+    for _ in range(4):
+        repo.add_key("snapshot")
+    repo.root["roles"]["snapshot"]["threshold"] = 6
+    repo.publish_root()
+    assert client.refresh() == 1
+    assert "signed by 5 of the 6" in client.last.err
+    assert client.trusted() == {"root": 2, "timestamp": 1}
 
 
 def test_a_threshold_counts_different_keys(setup):
@@ -494,7 +711,7 @@ def test_a_key_of_an_unknown_kind_does_not_count_and_does_no_harm(setup):
 
 # ---- rotation ----
 
-K = [Key() for _ in range(4)]
+K = [Key() for _ in range(10)]
 
 
 def rotate_root(repo, steps):
@@ -532,6 +749,26 @@ ROOTS = {
     "threshold lowered": (K[:3], 3, [(K[:3], 1, K[:3])], 2),
     "threshold lowered by less than the old one": (K[:3], 3, [(K[:3], 1, K[:2])], 1),
     "unsigned": (K[:1], 1, [(K[:1], 1, [])], 1),
+    "1-of-1, then signed by the new key alone": (K[:1], 1, [(K[1:2], 1, K[:2]),
+                                                            (K[1:2], 1, K[1:2])], 3),
+    "signatures by strangers do no harm": (K[:1], 1, [(K[1:2], 1, [K[8], *K[:2], K[9]]),
+                                                      (K[1:2], 1, [K[8], K[1], K[9]])], 3),
+    "strangers cannot stand in for the old key": (K[:1], 1, [(K[1:2], 1, K[1:4])], 1),
+    "strangers cannot stand in for the new key": (K[:1], 1, [(K[1:2], 1, [K[0], *K[2:4]])], 1),
+    "3-of-5, signed by others each time": (K[:5], 3, [(K[:5], 3, [K[0], K[4], K[1]]),
+                                                      (K[:5], 3, [K[3], K[1], K[0]]),
+                                                      (K[:5], 3, K[2:5])], 4),
+    "3-of-5, one rotated, by keys in both": (K[:5], 3, [(K[1:6], 3, K[2:5])], 2),
+    "3-of-5, one rotated, by old and new": (K[:5], 3, [(K[1:6], 3, [K[0], K[2], K[4], K[5]]),
+                                                       (K[1:6], 3, K[3:6])], 3),
+    "3-of-5, all rotated": (K[:5], 3, [(K[5:], 3, K[1:4] + K[6:9]), (K[5:], 3, K[7:])], 3),
+    "3-of-5, one rotated, 2 of the new": (K[:5], 3, [(K[1:6], 3, K[:3])], 1),
+    "3-of-5, one rotated, 2 of the old": (K[:5], 3, [(K[1:6], 3, K[3:6])], 1),
+    "1-of-3 to 2-of-3": (K[:3], 1, [(K[:3], 2, K[1:3])], 2),
+    "1-of-3 to 2-of-3, missed": (K[:3], 1, [(K[:3], 2, K[1:2])], 1),
+    "2-of-3 to 1-of-3 and used": (K[:3], 2, [(K[:3], 1, K[:2]), (K[:3], 1, K[2:3])], 3),
+    "2-of-3 to 1-of-3, missed": (K[:3], 2, [(K[:3], 1, K[:1])], 1),
+    "1-of-1 to 2-of-2": (K[:1], 1, [(K[:2], 2, K[:2])], 2),
 }
 
 
@@ -541,7 +778,40 @@ def test_root_rotation(setup, case):
     repo, server, client = setup(root_start(keys, threshold))
     rotate_root(repo, steps)
     assert client.refresh() == (0 if reached == len(steps) + 1 else 1)
-    assert client.version("root") == reached
+    assert client.stored("root") == repo.roots[reached - 1]
+
+
+# keys of the role, threshold, who signs it, whether that is enough
+SIGNED = {
+    "strangers too": (K[1:2], 1, [K[3], K[1], K[4]], True),
+    "strangers alone": (K[2:3], 1, [K[1], K[3], K[4]], False),
+    "3-of-5, one signer is no key of it": ([*K[:2], *K[3:6]], 3, [K[0], K[2], K[4]], False),
+    "3-of-5, one signature missing": ([*K[:2], *K[3:6]], 3, [K[0], K[4]], False),
+    "3-of-5, the first": (K[:5], 3, K[:3], True),
+    "3-of-5, spread": (K[:5], 3, [K[0], K[2], K[4]], True),
+    "3-of-5, in another order": (K[:5], 3, [K[4], K[0], K[1]], True),
+    "3-of-5, the last": (K[:5], 3, K[2:5], True),
+    "3-of-5, all": (K[:5], 3, K[:5], True),
+}
+
+
+@pytest.mark.parametrize("case", SIGNED)
+def test_thresholds_of_the_other_roles(setup, case):
+    keys, threshold, signers, good = SIGNED[case]
+    repo, server, client = fresh(setup)
+    for role in KEPT:
+        before = list(repo.signers[role]), repo.root["roles"][role]
+        repo.root["roles"][role] = {"keyids": [k.id for k in keys], "threshold": threshold}
+        repo.root["keys"].update({k.id: k.json for k in keys})
+        repo.signers[role] = list(signers)
+        repo.publish_root()
+        repo.bump("targets")
+        repo.update_snapshot()
+        assert client.refresh() == (0 if good else 1), client.last
+        assert client.version("root") == repo.root["version"]
+        assert (client.stored(role) == repo.file(role)) == good
+        if not good:
+            repo.signers[role], repo.root["roles"][role] = before
 
 
 @pytest.mark.parametrize("role", KEPT)
@@ -583,6 +853,11 @@ GRAPHS = {
     "circle": ([("targets", "A"), ("targets", "B"), ("B", "C"), ("C", "D"), ("D", "B")], "ABCD"),
     "a role under two": ([("targets", "A"), ("targets", "B"), ("B", "C"), ("A", "C")], "ACB"),
     "itself": ([("targets", "A"), ("A", "A")], "A"),
+    "a lower branch whose path does not match":
+        ([("targets", "A"), ("targets", "B"), ("A", "C", dict(paths=["*.py"])), ("C", "D")], "AB"),
+    "a role under two, by the one whose path matches":
+        ([("targets", "A"), ("targets", "B"), ("B", "C"), ("A", "C", dict(paths=["*.py"]))],
+         "ABC"),
 }
 
 
@@ -596,6 +871,7 @@ def test_delegations_are_visited_in_their_order(setup, name):
     repo.update_snapshot()
     assert client.download("missing") == 1
     assert server.requests[4:] == [(role, 1) for role in order]
+    assert set(client.trusted()) == set(ALL) | set(order)
 
 
 def test_a_search_visits_a_limited_number_of_roles(setup):
@@ -705,6 +981,7 @@ def test_an_expired_or_unsigned_delegated_role_fails_the_search_alone(setup):
     assert client.download("x") == 1
     assert "A (version 1) expired" in client.last.err
     assert client.downloaded() == {}
+    assert "A" not in client.trusted()
 
 
 # ---- download ----
@@ -741,6 +1018,44 @@ def test_an_artifact_that_is_not_as_signed_is_refused_and_leaves_nothing(setup, 
     repo.artifacts["file"] = served
     assert client.download("file") == 1
     assert os.listdir(client.target_dir) == []
+
+
+@pytest.mark.parametrize("algorithms", [["sha256"], ["sha512"], ["sha384"], ["sha256", "sha512"],
+                                        ["sha512", "md5"]], ids="+".join)
+def test_each_hash_that_is_known_serves(setup, algorithms):
+    repo, server, client = setup()
+    repo.add_target("targets", "dir/file", b"contents", algorithms)
+    assert client.download("dir/file") == 0, client.last
+    hashes = repo.targets["targets"]["dir/file"]["hashes"]
+    assert server.requests[4:] in [[f"dir/{hashes[name]}.file"] for name in algorithms]
+    assert client.downloaded() == {"dir/file": b"contents"}
+    # And each that is known has to be right.
+    hashes[algorithms[0]] = hashes[algorithms[0]][::-1]
+    repo.bump("targets")
+    repo.update_snapshot()
+    assert client.download("dir/file") == 1
+    assert f"another {algorithms[0]} than signed" in client.last.err
+    assert client.downloaded() == {"dir/file": b"contents"}
+
+
+def test_a_target_with_unknown_hashes_alone_is_refused(setup):
+    repo, server, client = setup()
+    repo.add_target("targets", "file", b"contents", ["md5"])
+    assert client.download("file") == 1
+    assert "no hash known here" in client.last.err
+    assert os.listdir(client.target_dir) == []
+
+
+def test_other_files_of_the_folder_are_not_touched_by_a_refused_one(setup):
+    repo, server, client = setup()
+    repo.add_target("targets", "one", b"contents")
+    repo.add_target("targets", "two", b"contents too")
+    assert client.download("one") == 0
+    repo.artifacts.update(one=b"evil", two=b"evil")
+    client.download("one")
+    assert client.downloaded() == {"one": b"contents"}
+    assert client.download("two") == 1
+    assert client.downloaded() == {"one": b"contents"}
 
 
 def test_a_changed_artifact_takes_the_place_of_the_old(setup):
