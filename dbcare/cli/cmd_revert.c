@@ -247,9 +247,10 @@ static void print_recovery(const struct cli *cli, pid_t pid, const struct dbc_re
 		printf("nothing to recover in server %d\n", (int)pid);
 	} else {
 		printf("recovered server %d: %zu finished, %zu undone, %zu released, %zu "
-		       "verified\n%s",
+		       "verified\n%s%s",
 		       (int)pid, engine->finished, engine->undone, engine->released,
-		       json_array_size(recovery->verified), engine->text ? engine->text : "");
+		       json_array_size(recovery->verified), engine->text ? engine->text : "",
+		       engine->text ? "\n" : "");
 		print_names("applied before and verified now", recovery->verified);
 	}
 }
