@@ -6,6 +6,7 @@
 #include "build/run.h"
 #include "engine/cleanup.h"
 
+#include <elf.h>
 #include <string.h>
 
 struct pe_error *pe_build_environment(const char *path, struct pe_strv *env)
@@ -270,8 +271,42 @@ static size_t best_score(const struct pe_units *units, const char *source)
 	return best;
 }
 
-/* Several objects of one source, and the build does not tell which are in the program. */
-static struct pe_error *candidates_drop(struct pe_units *units)
+/* Does @b define a function that @a defines too, so that no program can have both? */
+static bool exclude_each_other(const struct pe_object *a, const struct pe_object *b)
+{
+	for (size_t i = 0; i < a->symbol_count; i++) {
+		const struct pe_object_symbol *one = &a->symbols[i], *other;
+
+		if (one->type != STT_FUNC || one->bind != STB_GLOBAL || !one->defined)
+			continue;
+		other = pe_object_find(b, one->name);
+		if (other && other->bind == STB_GLOBAL && other->defined)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * The linker takes from an archive only what nothing before has defined: of two archives with an
+ * object of the same source, it takes one.
+ */
+static bool another_is_linked(const struct pe_units *units, size_t at)
+{
+	const struct pe_unit *unit = &units->items[at];
+
+	for (size_t i = 0; i < units->count; i++) {
+		const struct pe_unit *other = &units->items[i];
+
+		if (i != at && !strcmp(other->source, unit->source) &&
+		    match_score(other->match) > match_score(unit->match) &&
+		    exclude_each_other(unit->base, other->base))
+			return true;
+	}
+	return false;
+}
+
+/* Of several objects of one source, those that are not in the program. */
+static struct pe_error *candidates_drop(const struct pe_build *build, struct pe_units *units)
 {
 	pe_auto_free bool *drop = calloc(units->count + 1, sizeof(*drop));
 	size_t kept = 0;
@@ -281,7 +316,9 @@ static struct pe_error *candidates_drop(struct pe_units *units)
 	for (size_t i = 0; i < units->count; i++) {
 		size_t score = match_score(units->items[i].match);
 
-		drop[i] = score < 900 && score < best_score(units, units->items[i].source);
+		drop[i] = another_is_linked(units, i) ||
+			  (!build->linked.count && score < 900 &&
+			   score < best_score(units, units->items[i].source));
 	}
 	for (size_t i = 0; i < units->count; i++) {
 		if (drop[i])
@@ -302,5 +339,5 @@ struct pe_error *pe_units_match(const struct pe_build *build, struct pe_units *u
 		if (err)
 			return pe_error_wrap(err, "matching %s", unit->source);
 	}
-	return build->linked.count ? NULL : candidates_drop(units);
+	return candidates_drop(build, units);
 }

@@ -96,7 +96,8 @@ struct pe_error *pe_units_compile(const struct pe_build *build, struct pe_units 
 				  const struct pe_patched_tree *tree) pe_must_check;
 /*
  * Matches each unit's base against the program. Where one source has several candidates, the ones
- * whose code is not in the program are dropped.
+ * whose code is not in the program are dropped; so is one whose functions another, which agrees
+ * better, defines too.
  */
 struct pe_error *pe_units_match(const struct pe_build *build, struct pe_units *units) pe_must_check;
 

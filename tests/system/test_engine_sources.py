@@ -2,6 +2,8 @@
 """Kinds of changes in a source, each built by care-build and run: what comes along, what is left
 alone, what is refused when the patch is built."""
 import difflib
+import json
+import os
 
 import pytest
 
@@ -17,6 +19,18 @@ def parts(program, name):
     shown = care("care-build", "show", f"{program.folder}/{name}.cpatch", "--json").json
     return sorted(f["name"] for f in shown["functions"])
 
+
+TWINS = r"""
+#include <stdio.h>
+__attribute__((noinline)) int triple(int x)
+{
+	return x * 3;
+}
+void say(char question)
+{
+	printf("%d\n", triple(question));
+}
+"""
 
 ORIGINALS = r"""
 #include <stdio.h>
@@ -312,3 +326,36 @@ def test_rejected_when_built(rejected, old, new, named):
     assert done.status == REFUSED, done.text
     for name in named:
         assert name in done.text
+
+
+def test_of_two_archives_with_the_same_source_the_one_that_the_linker_took_is_patched(tmp_path):
+    """Both stand in the link command; the second has nothing that is still wanted."""
+    made = Program(tmp_path, TWINS)
+    commands = []
+    for name, level in (("taken", "-O2"), ("left", "-O0")):
+        command = f"cc -g {level} -fPIE -c case.c -o {name}.o"
+        run("sh", "-c", f"{command} && ar qc lib{name}.a {name}.o", cwd=made.folder)
+        commands.append({"directory": made.folder, "command": command,
+                         "file": os.path.join(made.folder, made.case)})
+        folder = tmp_path / "CMakeFiles" / f"{name}.dir"
+        folder.mkdir(parents=True)
+        (folder / "link.txt").write_text(f"ar qc lib{name}.a {name}.o\n")
+    link = "cc -pie main.o libtaken.a libleft.a -o prog"
+    (tmp_path / "CMakeFiles" / "prog.dir").mkdir()
+    (tmp_path / "CMakeFiles" / "prog.dir" / "link.txt").write_text(link + "\n")
+    assert run(*link.split(), cwd=made.folder).status == 0
+    with open(made.database) as file:
+        commands += [c for c in json.load(file) if not c["file"].endswith("case.c")]
+    with open(made.database, "w") as file:
+        json.dump(commands, file)
+    care("care-build", "target", "remove", made.name, env=made.env)
+    care("care-build", "target", "add", "program", "--name", made.name, "--compile-commands",
+         made.database, "--binary", made.binary, env=made.env)
+    patch = made.patch("twins", {"x * 3": "x * 5"})
+    assert parts(made, "twins") == ["triple"]
+    with made.start() as p:
+        before = p.ask("a")
+        p.apply(patch)
+        assert p.ask("a") == str(int(before) // 3 * 5)
+        p.revert("twins")
+        assert p.ask("a") == before
