@@ -50,6 +50,7 @@ struct agent_target {
 	char *fresh;	   /* SHA-256 of the patch that was applied a moment ago */
 	time_t fresh_since;
 	bool urgent;	/* an operator asked: try now, not at the next try */
+	bool wanted;	/* an operator asked, and it is held and tried again */
 	bool again;	/* and also what was followed by a crash */
 	bool recovered; /* looked for traces of a dead patcher */
 	bool gone;

@@ -429,7 +429,7 @@ static int level_allowed(struct agent_target *target)
 {
 	int had = agent_state_level_of(target->agent, agent_target_name(target), NULL);
 
-	if (target->urgent || target->agent->settings.auto_update)
+	if (target->wanted || target->agent->settings.auto_update)
 		return -1;
 	return had >= 0 ? had : NOT_AT_ALL;
 }
@@ -508,7 +508,7 @@ static int choose_and_apply(struct agent_target *target)
 
 	pe_auto_free char *when = NULL;
 
-	if (!target->urgent && agent_record_reverted_by_hand(target, offer->name, &when))
+	if (!target->wanted && agent_record_reverted_by_hand(target, offer->name, &when))
 		return hold_reverted(target, offer, when);
 	return apply_pass(target, offer);
 }
@@ -577,9 +577,11 @@ int agent_work_pass(struct agent_target *target)
 
 	if (gone)
 		target->gone = true;
+	target->wanted |= target->urgent;
 	if (!err)
 		wait = work(target);
 	pe_error_free(err);
 	target->urgent = target->again = false;
+	target->wanted &= target->held.next_try != 0;
 	return wait;
 }

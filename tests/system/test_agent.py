@@ -280,7 +280,11 @@ def test_with_auto_update_off_only_an_operator_applies_and_a_restart_keeps_it(ne
     agent.wait_level(server, 1)
     time.sleep(2)
     assert agent.target(server)["level"] == 1
-    care("dbcarectl", "update", env=agent.env)
+    # What a gate holds is tried again, as is told.
+    with server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute("FLUSH TABLES WITH READ LOCK")
+        assert "next try" in care("dbcarectl", "update", env=agent.env, expect=4).text
+        time.sleep(1)
     agent.wait_level(server, 2)
 
 
