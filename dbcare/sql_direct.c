@@ -102,7 +102,8 @@ static struct pe_error *error_of(MYSQL *mysql, const struct dbc_server *server, 
 
 	if (number == ER_ACCESS_DENIED_ERROR || number == ER_ACCESS_DENIED_NO_PASSWORD_ERROR)
 		return pe_error_new(PE_ERR_HELD,
-				    "server %d does not let us log in (%u: %s); see --user, "
+				    "server %d does not let us log in (%u: %s): `dbcarectl account "
+				    "create` makes the agent's account; for yours see --user, "
 				    "--password and --defaults-file",
 				    (int)server->pid, number, text);
 	if (number == ER_CON_COUNT_ERROR || number == ER_TOO_MANY_USER_CONNECTIONS ||

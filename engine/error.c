@@ -22,6 +22,7 @@ static const struct {
 	[PE_ERR_NO_TARGET] = { "no-target", 3, "" },
 	[PE_ERR_DIED] = { "target-died", 3, "start the target, then try again" },
 	[PE_ERR_MISMATCH] = { "mismatch", 5, "use a patch made for exactly this build" },
+	[PE_ERR_CHANGED] = { "changed", 4, "try again" },
 	[PE_ERR_BUSY] = { "busy", 4, "try again later" },
 	[PE_ERR_HELD] = { "held", 4, "try again when the reason is gone" },
 	[PE_ERR_NOTHING] = { "nothing-to-do", 2, "" },

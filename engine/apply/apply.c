@@ -38,11 +38,9 @@ static struct pe_error *check_libraries(struct pe_target *target, const struct p
 			return pe_error_new(PE_ERR_BUSY, "process %d loads or unloads a library",
 					    pe_target_pid(target));
 		if (now.digest != before->digest || !pe_loaded_image_is_there(target, image))
-			return pe_error_new(
-				PE_ERR_MISMATCH,
-				"process %d has loaded or unloaded a library meanwhile: "
-				"apply again",
-				pe_target_pid(target));
+			return pe_error_new(PE_ERR_CHANGED,
+					    "process %d has loaded or unloaded a library meanwhile",
+					    pe_target_pid(target));
 	}
 	return NULL;
 }

@@ -85,7 +85,7 @@ static struct pe_error *span_expected(const struct entries *entries, const struc
 		const struct entry_write *write = &entries->writes[i];
 
 		if (memcmp(bytes + (write->at - span->at), write->expected, write->size) != 0)
-			return pe_error_new(PE_ERR_MISMATCH,
+			return pe_error_new(PE_ERR_CHANGED,
 					    "the code at 0x%lx was changed or unloaded meanwhile",
 					    (unsigned long)write->at);
 	}
@@ -159,7 +159,7 @@ static struct pe_error *read_spans(struct pe_target *target, const struct entry_
 	for (size_t i = 0; !err && i < count; i++)
 		err = pe_target_read(target, spans[i].at, spans[i].now, spans[i].size);
 	if (err && err->code == PE_ERR_SYSTEM)
-		err->code = PE_ERR_MISMATCH; /* unloaded */
+		err->code = PE_ERR_CHANGED; /* unloaded */
 	return err;
 }
 

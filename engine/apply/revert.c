@@ -122,7 +122,7 @@ struct pe_error *switch_back(struct pe_target *target, struct ledger *ledger, bo
 	if (!err)
 		return ledger_write_state(target, ledger, PE_STATE_REVERTED);
 	if (err->code == PE_ERR_BUSY || err->code == PE_ERR_CANCELLED ||
-	    err->code == PE_ERR_MISMATCH)
+	    err->code == PE_ERR_CHANGED)
 		pe_error_free(ledger_write_state(target, ledger, before));
 	return err;
 }

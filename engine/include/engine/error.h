@@ -29,6 +29,7 @@ enum pe_code {
 	PE_ERR_DIED,	    /* the target died or was replaced (exec) meanwhile */
 	PE_ERR_MISMATCH,    /* another build: build-id or original bytes differ */
 	PE_ERR_BUSY,	    /* not now: threads are in the way, traced, another patcher */
+	PE_ERR_CHANGED,	    /* not now: libraries came or went while we waited */
 	PE_ERR_HELD,	    /* not now: a gate holds */
 	PE_ERR_NOTHING,	    /* nothing to do: already applied, nothing changed */
 	PE_ERR_UNSUPPORTED, /* the change or the target cannot be patched safely; the text says why
