@@ -49,10 +49,11 @@ struct agent_target {
 	uint64_t ready_ms; /* first seen ready; 0: not yet */
 	char *fresh;	   /* SHA-256 of the patch that was applied a moment ago */
 	time_t fresh_since;
-	bool urgent;	/* an operator asked: try now, not at the next try */
-	bool wanted;	/* an operator asked, and it is held and tried again */
-	bool again;	/* and also what was followed by a crash */
-	bool recovered; /* looked for traces of a dead patcher */
+	bool urgent;	       /* an operator asked: try now, not at the next try */
+	bool wanted;	       /* an operator asked, and it is held and tried again */
+	bool reverted_by_hand; /* what is on offer was, and stays out */
+	bool again;	       /* and also what was followed by a crash */
+	bool recovered;	       /* looked for traces of a dead patcher */
 	bool gone;
 	struct agent_ending *ending; /* ending.c; NULL: the kernel cannot tell */
 	bool exit_known;

@@ -240,6 +240,20 @@ static struct pe_error *do_hold(struct client *client, const json_t *request, js
 	return NULL;
 }
 
+/* A patch that was reverted by hand is let in again; with AUTO_UPDATE off, by `update' alone. */
+static bool let_in_again(struct agent *agent, const char *name)
+{
+	bool any = false;
+
+	for (struct agent_target *t = agent->targets; t; t = t->next) {
+		if (!t->reverted_by_hand || (*name && !agent_target_is(t, name)))
+			continue;
+		t->wanted |= agent->settings.auto_update;
+		any = true;
+	}
+	return any;
+}
+
 static struct pe_error *do_resume(struct client *client, const json_t *request, json_t *answer)
 {
 	struct agent *agent = client->agent;
@@ -252,7 +266,7 @@ static struct pe_error *do_resume(struct client *client, const json_t *request, 
 		pe_error_free(err);
 		err = NULL;
 		name = text;
-	} else if (!err && !agent_state_resume(agent, name)) {
+	} else if (!err && !(let_in_again(agent, name) | agent_state_resume(agent, name))) {
 		err = pe_error_new(PE_ERR_NOTHING, "nothing was held%s%s", *name ? ": " : "", name);
 	}
 	if (err)

@@ -508,7 +508,8 @@ static int choose_and_apply(struct agent_target *target)
 
 	pe_auto_free char *when = NULL;
 
-	if (!target->wanted && agent_record_reverted_by_hand(target, offer->name, &when))
+	target->reverted_by_hand = agent_record_reverted_by_hand(target, offer->name, &when);
+	if (target->reverted_by_hand && !target->wanted)
 		return hold_reverted(target, offer, when);
 	return apply_pass(target, offer);
 }

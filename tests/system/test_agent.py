@@ -308,6 +308,10 @@ def test_what_an_operator_reverted_stays_out_until_he_says_so_or_the_server_rest
     agent.wait_level(server, 1)
     care("dbcarectl", "revert", "rnd", server.pid, env=agent.env)
     agent.wait_held(server, "reverted by hand")
+    care("dbcarectl", "resume", server.socket, env=agent.env)
+    agent.wait_level(server, 1)
+    care("dbcarectl", "revert", "rnd", server.pid, env=agent.env)
+    agent.wait_held(server, "reverted by hand")
     server.restart()
     agent.wait_level(server, 1)
 

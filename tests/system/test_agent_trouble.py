@@ -144,8 +144,9 @@ def test_killed_at_any_moment_of_an_update_the_agent_goes_on(new_server, reposit
             wait_until(lambda: agent.children().get("care-agent", killed) != killed, 30,
                        "a new agent")
             wait_until(agent._answers, 30, "its answer")
-            update(agent)
-            assert agent.target(server)["level"] == 1
+            # Asked again, as what was reverted by hand wants it: it may not have known the server yet.
+            wait_until(lambda: update(agent, None) and agent.target(server)["level"] == 1, 30,
+                       "the patch")
             assert server.value(f"SELECT {patches.RAND}") == "0.2027"
         assert server.pid == pid and server.alive()
         whole(agent)
