@@ -342,12 +342,20 @@ static void complete(json_t *record)
 		json_object_set_new(record, "result", json_string("unfinished"));
 }
 
-static struct pe_error *read_rows(const struct store *store, json_t *all)
+/* What is not wanted is left out here already, as far as the columns tell, and not parsed. */
+static struct pe_error *read_rows(const struct store *store,
+				  const struct dbc_history_filter *filter, json_t *all)
 {
+	static const char sql[] =
+		"SELECT record FROM operations WHERE (?1 IS NULL OR ?1 IN (CAST(pid AS TEXT), "
+		"socket, server)) AND (?2 IS NULL OR ?2 = patch) ORDER BY number";
 	sqlite3_stmt *statement = NULL;
-	int step = sqlite3_prepare_v2(store->db, "SELECT record FROM operations ORDER BY number",
-				      -1, &statement, NULL);
+	int step = sqlite3_prepare_v2(store->db, sql, -1, &statement, NULL);
 
+	if (step == SQLITE_OK) {
+		sqlite3_bind_text(statement, 1, filter->server, -1, SQLITE_STATIC);
+		sqlite3_bind_text(statement, 2, filter->patch, -1, SQLITE_STATIC);
+	}
 	while (step == SQLITE_OK || step == SQLITE_ROW) {
 		step = sqlite3_step(statement);
 		if (step != SQLITE_ROW)
@@ -367,7 +375,8 @@ static struct pe_error *read_rows(const struct store *store, json_t *all)
 	return err;
 }
 
-static struct pe_error *read_database(struct store *store, json_t **ret)
+static struct pe_error *read_database(struct store *store, const struct dbc_history_filter *filter,
+				      json_t **ret)
 {
 	int format = 0;
 	struct pe_error *err = open_database(store);
@@ -380,7 +389,7 @@ static struct pe_error *read_database(struct store *store, json_t **ret)
 				   "%s was made by a newer version of this program", store->path);
 	/* 0: its first writer is not that far yet. */
 	if (!err && format > 0)
-		err = read_rows(store, *ret);
+		err = read_rows(store, filter, *ret);
 	store_close(store);
 	return err;
 }
@@ -403,7 +412,7 @@ struct pe_error *history_store_read(const char *dir, const struct dbc_history_fi
 	if (!err && lstat(store.path, &st) != 0 && errno == ENOENT)
 		err = history_lines_read(dir, &found);
 	else if (!err)
-		err = read_database(&store, &found);
+		err = read_database(&store, filter, &found);
 	if (err && err->code == PE_ERR_FORMAT)
 		err = pe_error_wrap(err, "the history cannot be read; the next operation keeps it "
 					 "under another name and begins a new one");
