@@ -9,30 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-struct pe_error *pe_output_open(const char *path, char **place, int *fd)
-{
-	struct stat st;
-	bool there = stat(path, &st) == 0;
-
-	*place = NULL;
-	*fd = -1;
-	if (there && !S_ISREG(st.st_mode)) {
-		*fd = open(path, O_WRONLY | O_CLOEXEC);
-		return *fd < 0 ? pe_error_errno(errno, "cannot write %s", path) : NULL;
-	}
-	/* Where a link leads that leads to nothing yet, only its file tells. */
-	if (!there && lstat(path, &st) == 0) {
-		int made = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
-
-		if (made < 0)
-			return pe_error_errno(errno, "cannot write %s", path);
-		close(made);
-	}
-	*place = realpath(path, NULL);
-	if (!*place)
-		*place = strdup(path);
-	return *place ? NULL : pe_error_nomem();
-}
+#include "engine/cleanup.h"
 
 bool pe_output_write(int fd, const void *bytes, size_t size)
 {
@@ -49,4 +26,35 @@ bool pe_output_write(int fd, const void *bytes, size_t size)
 		}
 	}
 	return true;
+}
+
+static struct pe_error *write_through(const char *path, const void *bytes, size_t size)
+{
+	pe_auto_fd int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	return fd >= 0 && pe_output_write(fd, bytes, size)
+		       ? NULL
+		       : pe_error_errno(errno, "cannot write %s", path);
+}
+
+struct pe_error *pe_output_place(const char *path, const void *bytes, size_t size, char **place)
+{
+	struct stat st;
+	bool there = stat(path, &st) == 0;
+
+	*place = NULL;
+	if (there && !S_ISREG(st.st_mode))
+		return write_through(path, bytes, size);
+	/* Where a link leads that leads to nothing yet, only its file tells. */
+	if (!there && lstat(path, &st) == 0) {
+		int made = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+
+		if (made < 0)
+			return pe_error_errno(errno, "cannot write %s", path);
+		close(made);
+	}
+	*place = realpath(path, NULL);
+	if (!*place)
+		*place = strdup(path);
+	return *place ? NULL : pe_error_nomem();
 }

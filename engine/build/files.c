@@ -72,21 +72,18 @@ struct pe_error *pe_file_read(const char *path, char **text, size_t *size)
 struct pe_error *pe_file_write(const char *path, const void *bytes, size_t size)
 {
 	pe_auto_free char *place = NULL;
-	pe_auto_fd int fd = -1;
-	struct pe_error *err = pe_output_open(path, &place, &fd);
+	struct pe_error *err = pe_output_place(path, bytes, size, &place);
 
-	if (err)
+	if (err || !place)
 		return err;
-	if (!place)
-		return pe_output_write(fd, bytes, size)
-			       ? NULL
-			       : pe_error_errno(errno, "cannot write %s", path);
 
 	pe_auto_free char *temp = pe_format("%s.tmp.%d", place, getpid());
 
 	if (!temp)
 		return pe_error_nomem();
-	fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+
+	pe_auto_fd int fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+
 	if (fd < 0)
 		return pe_error_errno(errno, "cannot create %s", path);
 	if (!pe_output_write(fd, bytes, size) || rename(temp, place)) {

@@ -384,22 +384,19 @@ struct pe_error *pe_patch_write(const struct pe_patch *patch, const char *path)
 {
 	pe_auto_free void *bytes = NULL;
 	pe_auto_free char *place = NULL, *temporary = NULL;
-	pe_auto_fd int fd = -1;
 	size_t size;
 	struct pe_error *err = pe_patch_serialize(patch, &bytes, &size);
 
 	if (err)
 		return pe_error_wrap(err, "cannot write %s", path);
-	err = pe_output_open(path, &place, &fd);
-	if (err)
+	err = pe_output_place(path, bytes, size, &place);
+	if (err || !place)
 		return err;
-	if (!place)
-		return pe_output_write(fd, bytes, size)
-			       ? NULL
-			       : pe_error_errno(errno, "cannot write %s", path);
 	if (asprintf(&temporary, "%s.XXXXXX", place) < 0)
 		return pe_error_nomem();
-	fd = mkostemp(temporary, O_CLOEXEC);
+
+	pe_auto_fd int fd = mkostemp(temporary, O_CLOEXEC);
+
 	if (fd < 0)
 		return pe_error_errno(errno, "cannot create %s", path);
 	if (!pe_output_write(fd, bytes, size) || fchmod(fd, 0644) || fsync(fd) ||

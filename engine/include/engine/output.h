@@ -10,9 +10,10 @@
 /*
  * Where output named @path goes. A regular file, or none yet: *place (owned by the caller) is its
  * path with links followed, to be replaced by a rename. A device, a pipe or a socket must not be
- * replaced: *fd is open for writing to it, and *place NULL.
+ * replaced: the bytes are written to it, and *place is NULL.
  */
-struct pe_error *pe_output_open(const char *path, char **place, int *fd) pe_must_check;
+struct pe_error *pe_output_place(const char *path, const void *bytes, size_t size,
+				 char **place) pe_must_check;
 /* All of it, whatever write(2) takes at a time; false with errno. */
 bool pe_output_write(int fd, const void *bytes, size_t size);
 
