@@ -12,6 +12,7 @@
 #include "build/units.h"
 #include "engine/cleanup.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <string.h>
 
@@ -175,6 +176,32 @@ static char *message_of(const struct jobs *jobs, const char *text)
 	return message;
 }
 
+/*
+ * Has the compiler read the source and found it wrong? It says where: "FILE:LINE:COLUMN: error:".
+ * What has no such place (no compiler, no memory, killed) tells nothing of the source, nor does a
+ * fatal error that is not about an included file: it could not write.
+ */
+static bool found_wrong(const struct pe_run *run)
+{
+	const char *text = run->err ? run->err : "";
+
+	if (!WIFEXITED(run->status))
+		return false;
+	for (const char *at = text; (at = strstr(at, "error: ")); at++) {
+		const char *line = line_start(text, at), *before = at;
+		bool fatal = before - line > 6 && !strncmp(before - 6, "fatal ", 6);
+		size_t end = strcspn(at, "\n");
+
+		before -= fatal ? 6 : 0;
+		if (before - line < 3 || before[-1] != ' ' || before[-2] != ':' ||
+		    !isdigit((unsigned char)before[-3]))
+			continue;
+		if (!fatal || memmem(at, end, "No such file", strlen("No such file")))
+			return true;
+	}
+	return false;
+}
+
 static struct pe_error *job_check(const struct jobs *jobs, const struct job *job,
 				  const struct pe_run *run)
 {
@@ -189,7 +216,9 @@ static struct pe_error *job_check(const struct jobs *jobs, const struct job *job
 
 	pe_auto_free char *message = message_of(jobs, run->err ? run->err : "");
 
-	return pe_error_new(PE_ERR_COMPILE, "the %s %s does not compile (%s):\n%s",
+	/* The unpatched source compiled when its package was built. */
+	return pe_error_new(job->patched && found_wrong(run) ? PE_ERR_COMPILE : PE_ERR_SYSTEM,
+			    "the %s %s does not compile (%s):\n%s",
 			    job->patched ? "patched" : "unpatched", job->unit->source,
 			    pe_run_how(run, how), message ? message : "");
 }

@@ -170,7 +170,7 @@ static struct pe_error *scan_program(const struct pe_build *build, const struct 
 		if (pe_run_succeeded(&scan.runs[i]))
 			rule_write(build, &scan.units.items[i], scan.runs[i].out, table);
 		else
-			err = pe_error_new(PE_ERR_COMPILE, "cannot find what %s includes:\n%.2000s",
+			err = pe_error_new(PE_ERR_SYSTEM, "cannot find what %s includes:\n%.2000s",
 					   scan.units.items[i].source, scan.runs[i].err);
 	}
 	return err;

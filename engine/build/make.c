@@ -314,6 +314,8 @@ static struct pe_error *source_add(struct make *m, const char *source)
 static struct pe_error *header_units(struct make *m, const struct pe_strv *headers)
 {
 	pe_auto_strv struct pe_strv sources = { 0 }, others = { 0 }, differing = { 0 };
+	size_t most = m->options->max_units;
+	size_t left = m->sources.count < most ? most - m->sources.count : 0;
 	struct pe_error *err = pe_depends_sources(m->build, headers, &sources);
 
 	for (size_t i = 0; !err && i < sources.count; i++)
@@ -321,18 +323,18 @@ static struct pe_error *header_units(struct make *m, const struct pe_strv *heade
 		    !pe_strv_add(&others, sources.items[i]))
 			err = pe_error_nomem();
 	if (!err)
-		err = pe_units_differing(m->build, m->options->work, &others, &differing);
+		err = pe_units_differing(m->build, m->options->work, &others, left, &differing);
 	for (size_t i = 0; !err && i < differing.count; i++)
 		err = source_add(m, differing.items[i]);
-	if (err || m->sources.count <= m->options->max_units)
+	if (err || m->sources.count <= most)
 		return err;
 
 	pe_auto_free char *names = pe_strv_join(headers, ", ");
 
 	return pe_error_new(PE_ERR_UNSUPPORTED,
-			    "%zu source files of the program include %s; at most %zu are compiled "
-			    "unless --max-units says more",
-			    m->sources.count, names ? names : "?", m->options->max_units);
+			    "more than %zu source files of the program change with %s, which %zu "
+			    "include; no more are compiled unless --max-units says so",
+			    most, names ? names : "?", sources.count);
 }
 
 static struct pe_error *files_sort(struct make *m)

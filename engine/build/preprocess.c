@@ -17,6 +17,7 @@
 
 struct reading {
 	char hex[65]; /* of its tokens; "" when it could not be preprocessed */
+	bool ended;
 	struct pe_strv argv;
 	char *directory;
 	char *file; /* with what the preprocessor gives */
@@ -28,6 +29,8 @@ struct preprocess {
 	struct reading *readings; /* two a unit: unpatched, patched */
 	struct pe_run *runs;	  /* parallel to them */
 	size_t count, ended;
+	size_t most;
+	struct pe_strv differing; /* sources, in the order in which that was found */
 	struct pe_error *err;
 };
 
@@ -41,6 +44,7 @@ static void preprocess_deinit(struct preprocess *p)
 	}
 	free(p->runs);
 	free(p->readings);
+	pe_strv_deinit(&p->differing);
 	pe_units_deinit(&p->units);
 	pe_error_free(p->err);
 }
@@ -52,6 +56,24 @@ static struct pe_error *hash_file(struct reading *reading)
 	struct pe_error *err = pe_file_read(reading->file, &text, &size);
 
 	return err ? err : pe_tokens_hash(text, size, reading->hex);
+}
+
+/* What cannot be preprocessed cannot be compiled: that is where it is said. */
+static bool differs(const struct preprocess *p, size_t unit)
+{
+	const struct reading *old = &p->readings[2 * unit], *new = old + 1;
+
+	return old->ended && new->ended && (!*old->hex || strcmp(old->hex, new->hex));
+}
+
+static struct pe_error *differing_note(struct preprocess *p, size_t unit)
+{
+	const char *source = p->units.items[unit].source;
+
+	if (differs(p, unit) && !pe_strv_has(&p->differing, source) &&
+	    !pe_strv_add(&p->differing, source))
+		return pe_error_nomem();
+	return NULL;
 }
 
 static bool on_end(void *ctx, struct pe_run *run)
@@ -73,7 +95,10 @@ static bool on_end(void *ctx, struct pe_run *run)
 		p->err = hash_file(reading);
 	/* Some MiB each: not kept. */
 	unlink(reading->file);
-	return !p->err;
+	reading->ended = true;
+	if (!p->err)
+		p->err = differing_note(p, (run - p->runs) / 2);
+	return !p->err && p->differing.count <= p->most;
 }
 
 static struct pe_error *add_run(struct preprocess *p, const struct pe_unit_entry *entry,
@@ -121,22 +146,23 @@ static struct pe_error *preprocess_all(struct preprocess *p, const char *work)
 }
 
 struct pe_error *pe_units_differing(const struct pe_build *build, const char *work,
-				    const struct pe_strv *sources, struct pe_strv *ret)
+				    const struct pe_strv *sources, size_t most, struct pe_strv *ret)
 {
-	__attribute__((cleanup(preprocess_deinit))) struct preprocess p = { .build = build };
+	__attribute__((cleanup(preprocess_deinit))) struct preprocess p = {
+		.build = build,
+		.most = most,
+	};
 	struct pe_error *err = NULL;
 
 	for (size_t i = 0; !err && i < sources->count; i++)
 		err = pe_units_add(build, &p.units, sources->items[i]);
 	if (!err)
 		err = preprocess_all(&p, work);
+	/* In the order of @sources: the same patch whichever compiler ended first. */
 	for (size_t i = 0; !err && i < p.units.count; i++) {
-		const char *old = p.readings[2 * i].hex, *new = p.readings[2 * i + 1].hex;
 		const char *source = p.units.items[i].source;
 
-		/* What cannot be preprocessed cannot be compiled: that is where it is said. */
-		if ((!*old || strcmp(old, new)) && !pe_strv_has(ret, source) &&
-		    !pe_strv_add(ret, source))
+		if (differs(&p, i) && !pe_strv_has(ret, source) && !pe_strv_add(ret, source))
 			err = pe_error_nomem();
 	}
 	return err;

@@ -38,7 +38,7 @@ const char *pe_survey_reason(const char *code, const char *message)
 		{ NULL, "identical code folding", "entry shared by folded functions" },
 		{ NULL, "cannot overwrite the entry", "entry cannot be overwritten" },
 		{ NULL, "bytes that the patch would overwrite", "entry cannot be overwritten" },
-		{ NULL, "source files of the program include", "header of too many sources" },
+		{ NULL, "source files of the program change with", "header of too many sources" },
 		{ NULL, "whose shipped code is not what",
 		  "shipped code is not what the source gives" },
 		{ NULL, "in the shipped binary is not certain",

@@ -76,10 +76,11 @@ void pe_units_deinit(struct pe_units *units);
 
 /*
  * Adds to @ret those of @sources (whose units are in the program) that read differently in @work,
- * a mirror of the source root with changed files: by the tokens behind the preprocessor.
+ * a mirror of the source root with changed files: by the tokens behind the preprocessor. Stops when
+ * they are more than @most; @ret then has some more than that, not all.
  */
 struct pe_error *pe_units_differing(const struct pe_build *build, const char *work,
-				    const struct pe_strv *sources,
+				    const struct pe_strv *sources, size_t most,
 				    struct pe_strv *ret) pe_must_check;
 
 /* The patched tree that units are compiled from besides the unpatched one. */

@@ -113,6 +113,19 @@ def test_two_diffs_make_one_patch_that_is_verified(made, tmp_path):
     assert verify(program, both)["verified"]
 
 
+@pytest.mark.parametrize("script, told", [
+    ("kill -9 $$", "does not compile (signal 9"),
+    ("GCC_EXEC_PREFIX=/nowhere/ exec /usr/bin/cc \"$@\"", "cannot execute"),
+    ("exec /usr/bin/cc \"$@\" -o /dev/full", "No space left on device")])
+def test_a_compiler_that_cannot_work_says_nothing_of_the_patch(made, script, told, tmp_path):
+    program, path = made
+    (tmp_path / "cc").write_text("#!/bin/sh\n" + script + "\n")
+    (tmp_path / "cc").chmod(0o755)
+    env = {**program.env, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = care("care-build", "verify", path, env=env, expect=1)
+    assert told in done.err and "differs" not in done.text, done.text
+
+
 @pytest.mark.parametrize("force", ["--dependent", "--independent"])
 def test_what_the_maker_decided_is_made_again(made, force):
     program, _ = made

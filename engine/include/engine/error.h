@@ -21,7 +21,7 @@ enum pe_code {
 	PE_OK = 0,
 	PE_ERR_INTERNAL,    /* a broken promise of ours */
 	PE_ERR_NOMEM,	    /* out of memory */
-	PE_ERR_SYSTEM,	    /* a system call failed; the text names it */
+	PE_ERR_SYSTEM,	    /* a system call or a tool failed; the text names it */
 	PE_ERR_USAGE,	    /* bad command line or option value */
 	PE_ERR_FORMAT,	    /* malformed input: ELF, patch file, diff, ledger, JSON */
 	PE_ERR_PERMISSION,  /* missing rights */
@@ -36,7 +36,7 @@ enum pe_code {
 			     */
 	PE_ERR_SANDBOXED,   /* the target is under a seccomp filter that we may not suspend */
 	PE_ERR_POLICY,	    /* refused by policy or signature */
-	PE_ERR_COMPILE,	    /* the compiler or another tool failed; the text has its message */
+	PE_ERR_COMPILE,	    /* the changed source does not compile, or a build fails */
 	PE_ERR_VERIFY,	    /* applied, failed verification, reverted */
 	PE_ERR_PARTIAL,	    /* partly applied */
 	PE_ERR_CANCELLED,   /* by a signal, before anything was changed */
