@@ -12,7 +12,6 @@
 #include <openssl/evp.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 
 /* What cannot tell its size, such as a pipe. */
 static struct pe_error *stream_read(int fd, const char *path, char **text, size_t *size)
@@ -178,42 +177,4 @@ struct pe_error *pe_dir_list(const char *path, struct pe_strv *ret)
 	}
 	free(entries);
 	return ok ? NULL : pe_error_nomem();
-}
-
-/*
- * Ten thousand links take 0.3 s in memory and up to several seconds on a busy disk: memory, when
- * there is room for them and for what compilers put beside them.
- */
-static const char *temp_base(void)
-{
-	const char *base = getenv("TMPDIR");
-	struct statvfs fs;
-
-	if (base && *base)
-		return base;
-	if (!statvfs("/dev/shm", &fs) && !access("/dev/shm", W_OK | X_OK) &&
-	    (unsigned long long)fs.f_bavail * fs.f_frsize >= 512ULL << 20 && fs.f_favail >= 100000)
-		return "/dev/shm";
-	return "/tmp";
-}
-
-struct pe_error *pe_temp_dir_init(struct pe_temp_dir *dir)
-{
-	pe_auto_free char *path = pe_format("%s/care-build-XXXXXX", temp_base());
-
-	*dir = (struct pe_temp_dir){ 0 };
-	if (!path)
-		return pe_error_nomem();
-	if (!mkdtemp(path))
-		return pe_error_errno(errno, "cannot make a temporary directory %s", path);
-	dir->path = realpath(path, NULL);
-	return dir->path ? NULL : pe_error_errno(errno, "cannot resolve %s", path);
-}
-
-void pe_temp_dir_deinit(struct pe_temp_dir *dir)
-{
-	if (dir->path && !dir->keep)
-		pe_error_free(pe_tree_remove(dir->path));
-	free(dir->path);
-	*dir = (struct pe_temp_dir){ 0 };
 }

@@ -32,10 +32,13 @@ struct pe_error *pe_dir_list(const char *path, struct pe_strv *ret) pe_must_chec
 struct pe_error *pe_tree_mirror(const char *from, const char *to,
 				const struct pe_strv *real) pe_must_check;
 
-/* A temporary directory, removed with all it holds when it goes out of scope. */
+/*
+ * A temporary directory, removed with all it holds when it goes out of scope; or by the next one
+ * that is made, when its process was killed.
+ */
 struct pe_temp_dir {
 	char *path; /* real path, without symbolic links */
-	bool keep;
+	int lock;   /* held on the directory itself; -1: none */
 };
 
 struct pe_error *pe_temp_dir_init(struct pe_temp_dir *dir) pe_must_check;

@@ -3,12 +3,13 @@
 import html.parser
 import os
 import re
+import signal
 import stat
 import subprocess
 
 import pytest
 
-from harness import care
+from harness import care, program, wait_until
 from patchfile import seal
 from programs import Program
 
@@ -124,6 +125,32 @@ def test_a_compiler_that_cannot_work_says_nothing_of_the_patch(made, script, tol
     env = {**program.env, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = care("care-build", "verify", path, env=env, expect=1)
     assert told in done.err and "differs" not in done.text, done.text
+
+
+def test_what_a_killed_builder_left_is_removed_by_the_next_but_not_what_is_in_use(made, tmp_path):
+    reviewed, path = made
+    (tmp_path / "cc").write_text("#!/bin/sh\nsleep 60\n")
+    (tmp_path / "cc").chmod(0o755)
+    (tmp_path / "temp").mkdir()
+    env = {**reviewed.env, "TMPDIR": str(tmp_path / "temp")}
+    waits = {**os.environ, **env, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [program("care-build"), "verify", path]
+    builders, folders = [], []
+    for _ in range(2):
+        builders.append(subprocess.Popen(command, env=waits, stderr=subprocess.DEVNULL))
+        wait_until(lambda: len(os.listdir(tmp_path / "temp")) == len(builders), 20, "its folder")
+        folders += set(os.listdir(tmp_path / "temp")) - set(folders)
+    dead, alive = (tmp_path / "temp" / folder for folder in folders)
+    (tmp_path / "temp" / "care-build-mine").symlink_to(reviewed.folder)
+    builders[0].kill()
+    builders[0].wait()
+    for folder in (dead, alive):
+        os.utime(folder, (0, 0))  # long ago, as far as anybody can tell
+    care("care-build", "verify", path, env=env)
+    assert not dead.exists() and alive.exists() and os.path.exists(reviewed.folder)
+    builders[1].send_signal(signal.SIGTERM)
+    builders[1].wait()
+    assert os.listdir(tmp_path / "temp") == ["care-build-mine"]
 
 
 @pytest.mark.parametrize("force", ["--dependent", "--independent"])
