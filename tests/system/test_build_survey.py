@@ -235,6 +235,14 @@ def test_what_it_can_do_without_is_left_out_when_that_cannot_be_patched(
         assert p.released() and p.snapshot() == before
 
 
+def test_a_header_with_which_too_many_sources_change_is_refused(spoken, tmp_path):
+    (tmp_path / "codes.h").write_text(CODES + "int more(void);\n")
+    trial = survey(spoken, str(tmp_path), "--max-units", "1")[1]["codes.h", 0]
+    assert (trial["outcome"], trial["reason"]) == ("refused", "header of too many sources")
+    assert "more than 1" in trial["message"] and "which 2 include" in trial["message"]
+    assert survey(spoken, str(tmp_path), "--max-units", "2")[1]["codes.h", 0]["outcome"] == "no code"
+
+
 def test_all_files_named_are_one_change_when_asked_for(program, connected):
     result, trials = survey(program, connected, "--together")
     assert list(trials) == [("README", 0)]
