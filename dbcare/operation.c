@@ -9,6 +9,7 @@
 #include "dbcare/cluster.h"
 #include "dbcare/history.h"
 #include "engine/cleanup.h"
+#include "engine/demangle.h"
 
 /* ---- session ---- */
 
@@ -176,9 +177,12 @@ static struct pe_error *error_busy(const struct dbc_blockers *blockers)
 
 		if (blocker->idle)
 			continue;
+
+		pe_auto_free char *name =
+			pe_demangle(blocker->function ? blocker->function : "a patched function");
+
 		return pe_error_new(PE_ERR_BUSY, "thread %d (connection %lu) is in %s%s",
-				    (int)blocker->tid, blocker->connection,
-				    blocker->function ? blocker->function : "a patched function",
+				    (int)blocker->tid, blocker->connection, name ? name : "?",
 				    blockers->count > 1 ? ", and it is not the only one" : "");
 	}
 	return NULL;

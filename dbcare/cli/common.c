@@ -8,6 +8,7 @@
 #include "dbcare/cli/cli.h"
 #include "dbcare/recover.h"
 #include "engine/cleanup.h"
+#include "engine/demangle.h"
 
 enum { KEY_DEFAULTS_FILE = 0x100, KEY_NO_DEFAULTS };
 
@@ -266,6 +267,8 @@ void cli_print_blockers(const struct dbc_blockers *blockers)
 	for (size_t i = 0; i < blockers->count; i++) {
 		const struct dbc_blocker *blocker = &blockers->items[i];
 		pe_auto_free char *query = blocker->query ? query_line(blocker->query) : NULL;
+		pe_auto_free char *function =
+			blocker->function ? pe_demangle(blocker->function) : NULL;
 		char tid[16], connection[24];
 
 		snprintf(tid, sizeof(tid), "%d", (int)blocker->tid);
@@ -273,7 +276,7 @@ void cli_print_blockers(const struct dbc_blockers *blockers)
 		pe_table_row(table,
 			     (const char *const[]){ tid, blocker->connection ? connection : NULL,
 						    blocker->user ? blocker->user : blocker->comm,
-						    blocker->state, query, blocker->function });
+						    blocker->state, query, function });
 	}
 	pe_table_print_and_free(table);
 }

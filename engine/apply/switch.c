@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "engine/cleanup.h"
+#include "engine/demangle.h"
 
 static const uint64_t default_timeout_us = 30000000;
 static const unsigned int first_blind_stop = 3, predictions_per_stop = 10;
@@ -339,15 +340,16 @@ static struct pe_error *blocked(const struct pe_target *target, const struct swi
 	if (!out)
 		return pe_error_nomem();
 	for (size_t i = 0; i < hits->count; i++) {
-		const char *name = job->range_name(job->ctx, hits->items[i].tag);
+		const char *symbol = job->range_name(job->ctx, hits->items[i].tag);
+		pe_auto_free char *name = pe_demangle(symbol);
 		char comm[32];
 
-		result->blocking_functions[i] = strdup(name);
+		result->blocking_functions[i] = strdup(symbol);
 		if (i >= named_blockers)
 			continue;
 		read_comm(target, hits->items[i].tid, comm, sizeof(comm));
 		fprintf(out, "%sthread %d%s%s%s is in %s", i ? ", " : "", hits->items[i].tid,
-			*comm ? " (" : "", comm, *comm ? ")" : "", name);
+			*comm ? " (" : "", comm, *comm ? ")" : "", name ? name : symbol);
 	}
 	if (hits->count > named_blockers)
 		fprintf(out, " and %zu more", hits->count - named_blockers);

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "engine/cleanup.h"
+#include "engine/demangle.h"
 
 /* Puts the original bytes of live patches back into a copy, the latest first. */
 static void overlay(const struct ledgers *ledgers, uint64_t start, uint8_t *bytes, size_t size)
@@ -78,23 +79,24 @@ static struct pe_error *explain(const struct pe_target *target,
 				const uint8_t *memory, size_t size, const char *image)
 {
 	pe_auto_free uint8_t *file = malloc(size);
+	pe_auto_free char *name = pe_demangle(function->name);
 	size_t at = 0;
 
-	if (!file)
+	if (!file || !name)
 		return pe_error_nomem();
 	if (!read_file_bytes(target, start, file, size))
 		return pe_error_new(PE_ERR_UNSUPPORTED,
 				    "the code of %s in memory is not what the patch was made for",
-				    function->name);
+				    name);
 	while (at < size && file[at] == memory[at])
 		at++;
 	if (at == size)
 		return pe_error_new(PE_ERR_MISMATCH,
-				    "the code of %s in %s is not what the patch was made for",
-				    function->name, image);
+				    "the code of %s in %s is not what the patch was made for", name,
+				    image);
 	return pe_error_new(PE_ERR_UNSUPPORTED,
 			    "%s at %s+0x%zx: the byte in memory is %02x, in the file it is %02x",
-			    guess(memory[at]), function->name, at, memory[at], file[at]);
+			    guess(memory[at]), name, at, memory[at], file[at]);
 }
 
 static struct pe_error *verify_range(struct pe_target *target, struct pe_plan *plan,

@@ -299,6 +299,17 @@ def test_a_busy_function_is_named_with_its_thread_and_nothing_stays(busy):
         assert p.ask() == "0"
 
 
+def test_a_busy_function_of_cxx_is_named_as_its_source_names_it(tmp_path):
+    source = 'extern "C" { void say(char question); void prepare(void); }\n' + BUSY
+    made = Program(tmp_path, source, case="case.cc")
+    patch = made.patch("busy", {"n++;": "n += 2;"}, "--dependent")
+    with made.start() as p:
+        p.ask()
+        done = p.apply(patch, "--timeout", "0.5", expect=NOT_NOW)
+        assert "is in stay()" in refusal(done), refusal(done)
+        assert done["error"]["blockers"][0]["function"] == "_Z4stayv"
+
+
 def test_a_function_that_is_left_soon_is_waited_for(busy):
     patch = busy.patch("soon", {"n++;": "n += 2;"}, "--dependent")
     with busy.start() as p:
