@@ -2,7 +2,7 @@
 """A TUF repository that tests bend at will, and a web server that notes every request.
 
 Metadata are made and signed when they are asked for, from plain dictionaries, by python-cryptography:
-none of our C code is in it."""
+none of our C code is in it. Tests import the fixtures `server` and `setup` where they are used."""
 import copy
 import datetime
 import hashlib
@@ -12,12 +12,18 @@ import os
 import threading
 import urllib.parse
 
+import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from harness import care
 
 TOP_ROLES = ("root", "timestamp", "snapshot", "targets")
+# What is trusted after a first refresh: role -> version.
+ALL = {role: 1 for role in TOP_ROLES}
+# The same after one that ended at a role.
+KEPT = {"timestamp": {"root": 1}, "snapshot": {"root": 1, "timestamp": 1},
+        "targets": {"root": 1, "timestamp": 1, "snapshot": 1}}
 
 
 def canonical(value):
@@ -329,3 +335,30 @@ class Client:
             with open(os.path.join(self.target_dir, name), "rb") as file:
                 found[urllib.parse.unquote(name)] = file.read()
         return found
+
+
+# ---- fixtures ----
+
+@pytest.fixture(scope="module")
+def server():
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def setup(server, tmp_path):
+    """setup(REPO) -> (repo, server, client): with a trusted root, nothing asked for yet."""
+    def make(repo=None):
+        server.repo = repo or Repo()
+        server.requests, server.answers = [], {}
+        return server.repo, server, Client(server, str(tmp_path)).init()
+    return make
+
+
+def fresh(setup, repo=None):
+    """What setup(REPO) gives, after a first refresh."""
+    repo, server, client = setup(repo)
+    assert client.refresh() == 0, client.last
+    server.requests.clear()
+    return repo, server, client
