@@ -1,21 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A repository of care-repo behind a web server of ours, an agent that gets its patches there, and
-the fixtures that put them together: import `levels`, `repository` and `updated` where they are used."""
+the fixtures that put them together: import `repository` and `updated` where they are used."""
 import http.server
 import os
 import shutil
 import ssl
-import sys
 import threading
 import time
 
 import pytest
 
 from agent import Agent, let_in
-from harness import TOP, care
-
-sys.path.insert(0, os.path.join(TOP, "tests", "system"))
-import patches  # noqa: E402
+from harness import care
 
 
 class Web:
@@ -87,13 +83,6 @@ class Repository:
         for name in os.listdir(os.path.join(self.folder, "keys")):
             if name.startswith("patch") and name.endswith(".pub"):
                 shutil.copy(os.path.join(self.folder, "keys", name), folder)
-
-
-@pytest.fixture(scope="module")
-def levels(target, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("levels")
-    return {level: target.patch(patches.rnd(str(folder), factor), "rnd", "--level", str(level))
-            for level, factor in ((1, 0.5), (2, 0.25))}
 
 
 @pytest.fixture

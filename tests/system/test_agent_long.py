@@ -10,7 +10,7 @@ import pytest
 import repository as samples
 from clock import ShiftedAgent
 from harness import LONG, TOP, care, wait_until
-from updates import let_in, levels, repository  # noqa: F401
+from updates import let_in, repository  # noqa: F401
 
 ASAN = os.path.join(TOP, "build-asan")
 CHECKS = int(os.environ.get("DBCARE_TESTS_CHECKS", 10000 if LONG else 50))

@@ -7,7 +7,7 @@ import pytest
 
 from clock import ShiftedAgent
 from harness import care, wait_until
-from updates import let_in, levels, repository, update, updated  # noqa: F401
+from updates import let_in, repository, update, updated  # noqa: F401
 
 HOUR, DAY = 3600, 86400
 

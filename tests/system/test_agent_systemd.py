@@ -17,7 +17,7 @@ import harness
 import patches
 import vm
 from harness import BUILD, LONG, TOP, run
-from updates import Repository, levels  # noqa: F401
+from updates import Repository
 
 pytestmark = pytest.mark.skipif(not LONG, reason="a whole machine: only with DBCARE_TESTS_LONG")
 
@@ -157,7 +157,7 @@ def seconds_of(entry):
 
 
 @pytest.fixture(scope="module")
-def guest(target, levels, tmp_path_factory):  # noqa: F811
+def guest(target, levels, tmp_path_factory):
     if vm.impossible():
         pytest.skip(vm.impossible())
     folder = str(tmp_path_factory.mktemp("brought"))
@@ -192,7 +192,7 @@ def installed(guest):
 
 
 @pytest.fixture(scope="module")
-def kept(installed, levels):  # noqa: F811
+def kept(installed, levels):
     """Level 1 is on offer and applied."""
     installed.repository.add(levels[1])
     installed.sh("dbcarectl update")
@@ -416,7 +416,7 @@ def test_yama_lets_us_up_to_its_highest_setting_which_is_a_clear_refusal(kept):
 
 # ---- the whole machine ----
 
-def test_after_a_reboot_all_is_there_again_and_the_server_is_patched(kept, levels):  # noqa: F811
+def test_after_a_reboot_all_is_there_again_and_the_server_is_patched(kept, levels):
     guest = kept
     print(f"\na reboot took {guest.machine.reboot():.0f} s")
     guest.sh("mount -o ro /dev/vdb /mnt")

@@ -16,7 +16,7 @@ import patches
 from agent import Agent
 from clock import ShiftedAgent
 from harness import LONG, care, run, wait_until
-from updates import let_in, levels, repository, update  # noqa: F401
+from updates import let_in, repository, update  # noqa: F401
 
 DAY = 86400
 

@@ -8,7 +8,7 @@ import time
 import patches
 from agent import Agent
 from harness import die_with_parent, program, wait_until
-from updates import levels, repository, update, updated  # noqa: F401
+from updates import repository, update, updated  # noqa: F401
 
 
 def test_a_published_patch_is_applied_a_higher_level_replaces_it_and_a_blocked_one_is_reverted(
