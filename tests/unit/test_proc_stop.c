@@ -1,130 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Stopping all threads, and telling which of them are inside certain code. */
-#include "proc_child.h"
+/* Stopping all threads: nobody is lost, and nobody is held longer than allowed. */
+#include "stop_fixture.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
-#include <pthread.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
-#include <ucontext.h>
-
-static const struct pe_stop_options fifo = { .fifo = true, .limit_us = 2000000 };
-static volatile int never;
 
 /* ---- code that threads are in ---- */
-
-/* As small under the sanitizers as without. */
-#define CODE __attribute__((noinline, noclone, no_sanitize("address", "undefined")))
-
-static CODE void wait_here(struct shared *shared)
-{
-	__atomic_add_fetch(&shared->errors, 1, __ATOMIC_RELAXED);
-	shared->ready = 1;
-	while (!never)
-		pause();
-	__asm__ volatile("");
-}
-
-static CODE void inside_function(struct shared *shared)
-{
-	wait_here(shared);
-	__asm__ volatile("");
-}
-
-static CODE int left_function(int depth)
-{
-	volatile char room[64] = { (char)depth };
-
-	return depth ? left_function(depth - 1) + room[3] : 0;
-}
-
-/* Room that keeps what deeper calls left there: return addresses into left_function. */
-static CODE void with_stale_words(struct shared *shared)
-{
-	volatile uint64_t room[512];
-
-	never = left_function(20) * (int)sizeof(room) * 0;
-	__asm__ volatile("" : : "r"(room) : "memory");
-	wait_here(shared);
-	__asm__ volatile("" : : "r"(room) : "memory");
-}
-
-static CODE void stale(struct shared *shared)
-{
-	left_function(20);
-	with_stale_words(shared);
-	__asm__ volatile("");
-}
-
-static CODE __attribute__((noreturn)) void busy_function(struct shared *shared)
-{
-	shared->ready = 1;
-	for (;;)
-		shared->loops++;
-}
-
-static CODE void raising_function(void)
-{
-	raise(SIGUSR1);
-	__asm__ volatile("");
-}
-
-static struct shared *handler_shared;
-
-static void handler(int sig)
-{
-	wait_here(handler_shared);
-}
-
-/* Inside a handler, that interrupted busy_function. */
-static CODE void body_signal(struct shared *shared)
-{
-	handler_shared = shared;
-	signal(SIGALRM, handler);
-	ualarm(20000, 0);
-	for (;;)
-		__asm__ volatile("");
-}
-
-static void body_altstack(struct shared *shared)
-{
-	stack_t stack = { .ss_sp = malloc(1 << 16), .ss_size = 1 << 16 };
-	struct sigaction action = { .sa_handler = handler, .sa_flags = SA_ONSTACK };
-
-	handler_shared = shared;
-	sigaltstack(&stack, NULL);
-	sigaction(SIGUSR1, &action, NULL);
-	raising_function();
-}
-
-static void coroutine(void)
-{
-	wait_here(handler_shared);
-}
-
-static CODE void resumes_coroutine(ucontext_t *here, ucontext_t *there)
-{
-	swapcontext(here, there);
-	__asm__ volatile("");
-}
-
-static void body_coroutine(struct shared *shared)
-{
-	static ucontext_t here, there;
-
-	handler_shared = shared;
-	getcontext(&there);
-	there.uc_stack.ss_sp = malloc(1 << 16);
-	there.uc_stack.ss_size = 1 << 16;
-	there.uc_link = &here;
-	makecontext(&there, coroutine, 0);
-	resumes_coroutine(&here, &there);
-}
 
 static void *short_life(void *arg)
 {
@@ -157,12 +44,6 @@ static void body_churn(struct shared *shared)
 		pause();
 }
 
-static void *sleeper(void *arg)
-{
-	wait_here(arg);
-	return NULL;
-}
-
 static void body_leader_exits(struct shared *shared)
 {
 	pthread_t thread;
@@ -170,75 +51,6 @@ static void body_leader_exits(struct shared *shared)
 	pthread_create(&thread, NULL, sleeper, shared);
 	pthread_exit(NULL);
 }
-
-static void body_many(struct shared *shared)
-{
-	static struct shared waiting; /* errors: how many wait */
-	pthread_attr_t attr;
-	pthread_t thread;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, 65536);
-	for (int i = 0; i < 300; i++)
-		pthread_create(&thread, &attr, sleeper, &waiting);
-	while (waiting.errors < 300)
-		usleep(1000);
-	wait_here(shared);
-}
-
-/* ---- helpers ---- */
-
-static struct pe_range range_of(void *function, uint64_t size)
-{
-	return (struct pe_range){ .start = (uintptr_t)function, .end = (uintptr_t)function + size };
-}
-
-struct seen {
-	size_t count, precise;
-	uint64_t pause_us;
-	size_t predicted;
-};
-
-static struct seen check(pid_t pid, struct pe_range range, enum pe_range_match match)
-{
-	struct pe_target *target;
-	struct pe_maps maps;
-	struct pe_stop *stop;
-	struct pe_stack_hits hits = { 0 };
-	struct seen seen = { 0 };
-	size_t unknown;
-
-	succeed(pe_target_open(pid, &target));
-	succeed(pe_target_maps(target, &maps));
-	succeed(pe_stack_predict(target, &maps, &range, 1, match, &hits, &unknown));
-	seen.predicted = hits.count;
-	pe_stack_hits_deinit(&hits);
-	succeed(pe_stop_all(target, &fifo, &stop));
-	struct pe_error *err = pe_stop_check(stop, &maps, &range, 1, match, true, &hits);
-	pe_stop_resume(stop, &seen.pause_us);
-	succeed(err);
-	for (size_t i = 0; i < hits.count; i++)
-		seen.precise += hits.items[i].precise;
-	seen.count = hits.count;
-	pe_stack_hits_deinit(&hits);
-	pe_maps_deinit(&maps);
-	pe_target_close(target);
-	return seen;
-}
-
-static struct seen check_body(void (*body)(struct shared *), struct pe_range range)
-{
-	struct shared *shared = shared_new();
-	pid_t pid = child_start(body, shared);
-	struct seen seen = check(pid, range, PE_MATCH_BODY);
-
-	assert_true(child_lives(pid));
-	child_end(pid);
-	shared_free(shared);
-	return seen;
-}
-
-enum { SMALL = 24 }; /* bytes; none of the functions has less */
 
 /* ---- tests ---- */
 
@@ -270,76 +82,6 @@ static void a_hundred_stops_lose_no_thread_that_is_born_or_dies(void **state)
 	pe_target_close(target);
 	child_end(pid);
 	shared_free(shared);
-}
-
-static void a_return_address_is_found_and_confirmed(void **state)
-{
-	struct seen seen = check_body(inside_function, range_of(inside_function, SMALL));
-
-	assert_true(seen.predicted >= 1);
-	assert_int_equal(seen.count, 1);
-	assert_int_equal(seen.precise, 1);
-}
-
-static void stale_words_are_denied_by_unwinding(void **state)
-{
-	struct seen seen = check_body(stale, range_of(left_function, 96));
-
-	assert_true(seen.predicted >= 1);
-	assert_int_equal(seen.count, 0);
-}
-
-static void a_program_counter_is_found(void **state)
-{
-	struct seen seen = check_body(busy_function, range_of(busy_function, SMALL));
-
-	assert_int_equal(seen.count, 1);
-	assert_int_equal(seen.precise, 1);
-}
-
-static void code_that_a_signal_interrupted_is_found_on_both_kinds_of_stack(void **state)
-{
-	/* The loop of body_signal itself, somewhere behind its calls. */
-	struct seen seen = check_body(body_signal, range_of(body_signal, 96));
-
-	assert_int_equal(seen.count, 1);
-	assert_int_equal(seen.precise, 1);
-	seen = check_body(body_altstack, range_of(raising_function, SMALL));
-	assert_int_equal(seen.count, 1);
-	assert_int_equal(seen.precise, 1);
-	/* And nothing else. */
-	seen = check_body(body_altstack, range_of(busy_function, SMALL));
-	assert_int_equal(seen.count, 0);
-}
-
-static void what_waits_for_a_coroutine_is_found(void **state)
-{
-	struct seen seen = check_body(body_coroutine, range_of(resumes_coroutine, SMALL));
-
-	assert_true(seen.count >= 1);
-}
-
-static void only_the_interior_counts_when_asked(void **state)
-{
-	struct shared *shared = shared_new();
-	pid_t pid = child_start(inside_function, shared);
-	struct pe_range range = range_of(inside_function, 1);
-
-	for (uint64_t end = 1; end < SMALL; end++) {
-		range.end = range.start + end;
-		struct seen body = check(pid, range, PE_MATCH_BODY);
-		struct seen interior = check(pid, range, PE_MATCH_INTERIOR);
-
-		if (body.count && !interior.count) {
-			/* The return address is exactly the end. */
-			range.end++;
-			assert_int_equal(check(pid, range, PE_MATCH_INTERIOR).count, 1);
-			child_end(pid);
-			shared_free(shared);
-			return;
-		}
-	}
-	fail_msg("no end was found");
 }
 
 static void a_stopped_process_stays_stopped(void **state)
@@ -594,31 +336,10 @@ static void a_thread_that_could_not_be_stopped_in_time_is_not_held_later(void **
 	shared_free(shared);
 }
 
-static void three_hundred_threads_stand_for_some_milliseconds_only(void **state)
-{
-	struct shared *shared = shared_new();
-	pid_t pid = child_start(body_many, shared);
-	struct seen seen = check(pid, range_of(sleeper, SMALL), PE_MATCH_BODY);
-
-	assert_int_equal(seen.count, 300);
-	assert_int_equal(seen.precise, 300);
-	seen = check(pid, range_of(busy_function, SMALL), PE_MATCH_BODY);
-	print_message("300 threads stood for %llu us\n", (unsigned long long)seen.pause_us);
-	assert_int_equal(seen.count, 0);
-	child_end(pid);
-	shared_free(shared);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_hundred_stops_lose_no_thread_that_is_born_or_dies),
-		cmocka_unit_test(a_return_address_is_found_and_confirmed),
-		cmocka_unit_test(stale_words_are_denied_by_unwinding),
-		cmocka_unit_test(a_program_counter_is_found),
-		cmocka_unit_test(code_that_a_signal_interrupted_is_found_on_both_kinds_of_stack),
-		cmocka_unit_test(what_waits_for_a_coroutine_is_found),
-		cmocka_unit_test(only_the_interior_counts_when_asked),
 		cmocka_unit_test(a_stopped_process_stays_stopped),
 		cmocka_unit_test(signals_that_arrive_during_a_stop_are_delivered),
 		cmocka_unit_test(a_traced_process_is_refused_and_left_alone),
@@ -626,7 +347,6 @@ int main(void)
 		cmocka_unit_test(past_the_limit_nobody_is_held),
 		cmocka_unit_test(a_process_whose_memory_another_one_shares_is_not_held),
 		cmocka_unit_test(a_thread_that_could_not_be_stopped_in_time_is_not_held_later),
-		cmocka_unit_test(three_hundred_threads_stand_for_some_milliseconds_only),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
