@@ -52,23 +52,29 @@ class Program:
     """case.c, which answers questions in say(char), with a main that reads them."""
 
     def __init__(self, folder, source, flags=("-O2", "-fPIE"), link=("-pie",), name="prog",
-                 case="case.c", main=MAIN):
-        """@case is the name of the source file: case.cc makes it C++. @main: text of main.c."""
+                 case="case.c", main=MAIN, others=()):
+        """@case is the name of the source file: case.cc makes it C++. @main: text of main.c.
+        @others: {name: text} of more C files, and of headers."""
         self.folder, self.name, self.source, self.case = str(folder), name, source, case
         self.env = {"CARE_BUILD_CACHE": os.path.join(self.folder, "cache")}
         self.binary = os.path.join(self.folder, name)
         os.makedirs(self.folder, exist_ok=True)
-        commands = []
-        for file, text in ((case, source), ("main.c", main)):
+        files = {case: source, "main.c": main, **dict(others)}
+        for file, text in files.items():
             with open(os.path.join(self.folder, file), "w") as out:
                 out.write(text)
+        commands, objects = [], []
+        for file in files:
+            if file.endswith(".h"):
+                continue
+            objects.append(os.path.splitext(file)[0] + ".o")
             command = ["c++" if file.endswith(".cc") else "cc", "-g", *flags, "-c", file, "-o",
-                       os.path.splitext(file)[0] + ".o"]
+                       objects[-1]]
             subprocess.run(command, cwd=self.folder, check=True)
             commands.append({"directory": self.folder, "command": " ".join(command),
                              "file": os.path.join(self.folder, file)})
         linker = "c++" if case.endswith(".cc") else "cc"
-        subprocess.run([linker, *link, "case.o", "main.o", "-o", self.binary, "-lpthread"],
+        subprocess.run([linker, *link, *objects, "-o", self.binary, "-lpthread"],
                        cwd=self.folder, check=True)
         self.database = os.path.join(self.folder, "compile_commands.json")
         with open(self.database, "w") as out:

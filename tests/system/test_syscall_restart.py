@@ -2,6 +2,7 @@
 """Blocking system calls that a switch or an injected call interrupts go on: no EINTR, no timeout
 that ends early, and only the rest of a timeout is left wherever the kernel can tell it."""
 import os
+import pathlib
 import re
 import time
 
@@ -10,16 +11,16 @@ import pytest
 from harness import LONG, care
 from programs import Program
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+SOURCES = pathlib.Path(__file__).with_name("restart")
 NOT_NOW = 4
 WAIT_MS = 1500
 
 
 @pytest.fixture(scope="module")
 def blocked(tmp_path_factory):
-    with open(os.path.join(HERE, "restart.c")) as source:
-        program = Program(tmp_path_factory.mktemp("restart"), source.read(),
-                          ("-O2", "-fPIE", "-w"))
+    sources = {path.name: path.read_text() for path in SOURCES.glob("*.[ch]")}
+    program = Program(tmp_path_factory.mktemp("restart"), sources.pop("restart.c"),
+                      ("-O2", "-fPIE", "-w"), others=sources)
     return program, program.patch("restart", {"\treturn 1;": "\treturn 2;"}, "--dependent")
 
 
