@@ -144,17 +144,26 @@ def fifo(path):
         os.unlink(path)
 
 
-def waits_in_openat(pid):
-    with open(f"/proc/{pid}/syscall") as file:
-        return file.read().startswith("257 ")
+def until_linker_waits(p):
+    def in_openat():
+        with open(f"/proc/{p.pid}/syscall") as file:
+            return file.read().startswith("257 ")
+
+    wait_until(in_openat, 10, "the dynamic linker waits")
+
+
+def start_preloading(program, path):
+    """The program, whose dynamic linker waits for a library at its start."""
+    p = program.start(env={"LD_PRELOAD": path}, ready=False)
+    until_linker_waits(p)
+    return p
 
 
 def test_a_process_that_is_still_being_loaded_is_refused_and_can_be_patched_later(program, value):
     path = f"{program.folder}/late.so"
     with contextlib.ExitStack() as stack:
         with fifo(path):
-            p = stack.enter_context(program.start(env={"LD_PRELOAD": path}, ready=False))
-            wait_until(lambda: waits_in_openat(p.pid), 10, "the dynamic linker waits")
+            p = stack.enter_context(start_preloading(program, path))
             before = p.snapshot()
             message = refusal(p.apply(value, expect=NOT_NOW))
             assert "dynamic linker" in message and "starting" in message
@@ -168,8 +177,7 @@ def test_an_apply_waits_for_a_dynamic_linker_that_is_soon_done(program, value):
     path = f"{program.folder}/soon.so"
     with contextlib.ExitStack() as stack:
         with fifo(path):
-            p = stack.enter_context(program.start(env={"LD_PRELOAD": path}, ready=False))
-            wait_until(lambda: waits_in_openat(p.pid), 10, "the dynamic linker waits")
+            p = stack.enter_context(start_preloading(program, path))
             early = subprocess.Popen([program_path("care-patch"), "apply", value, "--pid",
                                       str(p.pid)], stdin=subprocess.DEVNULL,
                                      stdout=subprocess.DEVNULL)
@@ -191,7 +199,7 @@ def test_a_library_whose_parts_are_being_loaded_is_waited_for(program, value):
     with program.start() as p:
         with fifo(f"{folder}/libneeded.so"):
             p.tell("b")
-            wait_until(lambda: waits_in_openat(p.pid), 10, "the dynamic linker waits")
+            until_linker_waits(p)
             before = p.snapshot()
             assert "loads or unloads" in refusal(p.apply(value, expect=NOT_NOW))
             assert p.snapshot() == before
