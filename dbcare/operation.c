@@ -8,6 +8,8 @@
 
 #include "dbcare/cluster.h"
 #include "dbcare/history.h"
+#include "dbcare/kept.h"
+#include "dbcare/undo.h"
 #include "engine/cleanup.h"
 #include "engine/demangle.h"
 
@@ -66,6 +68,7 @@ void dbc_outcome_deinit(struct dbc_outcome *outcome)
 	dbc_gate_report_deinit(&outcome->gates);
 	dbc_blockers_deinit(&outcome->blockers);
 	pe_switch_result_deinit(&outcome->change);
+	dbc_undone_deinit(&outcome->undone);
 	free(outcome->warning);
 	*outcome = (struct dbc_outcome){ 0 };
 }
@@ -242,11 +245,12 @@ static json_t *record_change(const struct dbc_outcome *outcome)
 		replaced = replaced ? replaced : json_array();
 		json_array_append_new(replaced, json_string(change->replaced[i]));
 	}
-	return json_pack("{s:I, s:I, s:I, s:I, s:i, s:o*}", "pause_us",
-			 (json_int_t)change->pause_us, "predicted_us",
-			 (json_int_t)change->predicted_us, "operation_us",
-			 (json_int_t)change->operation_us, "threads", (json_int_t)change->threads,
-			 "attempts", (int)change->attempts, "replaced", replaced);
+	return json_pack(
+		"{s:I, s:I, s:I, s:I, s:i, s:o*, s:O*}", "pause_us", (json_int_t)change->pause_us,
+		"predicted_us", (json_int_t)change->predicted_us, "operation_us",
+		(json_int_t)change->operation_us, "threads", (json_int_t)change->threads,
+		"attempts", (int)change->attempts, "replaced", replaced, "restored",
+		json_array_size(outcome->undone.restored) ? outcome->undone.restored : NULL);
 }
 
 /* What there is to say about the history itself becomes a warning. */
@@ -288,59 +292,57 @@ static struct pe_error *resolve_busy(struct dbc_session *session, struct pe_erro
 	return err;
 }
 
-/* "a, b"; owned; NULL without memory. */
-static char *join(char *const *strings, size_t count)
+/* The files of the patches that are in the server now, and of no others. */
+static void keep_what_is_in(struct dbc_session *session, struct dbc_outcome *ret)
 {
-	char *text = NULL;
-	size_t size;
-	FILE *out = open_memstream(&text, &size);
+	struct pe_error *err = dbc_server_refresh(&session->server, session->target);
 
-	for (size_t i = 0; out && i < count; i++)
-		fprintf(out, "%s%s", i ? ", " : "", strings[i]);
-	if (out)
-		fclose(out);
-	return text;
+	warn(ret, err ? err : dbc_kept_sweep(&session->server));
 }
 
-/*
- * Takes back what failed its verification. The kept session is closed first: it may be the one
- * that hangs in the new code.
- */
-static struct pe_error *take_back(struct dbc_session *session, const char *name,
-				  const struct dbc_options *options, struct pe_error *cause,
-				  struct dbc_outcome *ret)
+static struct pe_error *taken_back(const char *name, struct pe_error *cause,
+				   const struct dbc_undone *undone)
+{
+	pe_auto_free char *restored = dbc_undone_names(undone->restored);
+	pe_auto_free char *lost = dbc_undone_names(undone->lost);
+
+	if (!restored || !lost)
+		return cause;
+	if (*lost)
+		return pe_error_wrap(
+			cause,
+			"%s was applied, failed verification and was reverted; what "
+			"it had replaced is no longer in the server either (%s): apply "
+			"that again",
+			name, lost);
+	if (*restored)
+		return pe_error_wrap(cause,
+				     "%s was applied, failed verification and was reverted to what "
+				     "it had replaced: %s",
+				     name, restored);
+	return pe_error_wrap(cause, "%s was applied, failed verification and was reverted", name);
+}
+
+struct pe_error *dbc_take_back(struct dbc_session *session, const char *name,
+			       const json_t *replaced, const struct dbc_options *options,
+			       struct pe_error *cause, struct dbc_outcome *ret)
 {
 	struct dbc_history *history = NULL;
-	struct pe_apply_options engine = engine_options(options);
-	struct pe_switch_result change = { 0 };
 
 	tell(options, "verification failed: reverting");
-	dbc_sql_close(session->sql);
-	session->sql = NULL;
+	/* The kept connection may be the one that hangs in the new code. */
+	dbc_session_disconnect(session);
 	warn(ret, record_begin("auto-revert", dbc_record_fields(session, name), ret, &history));
-	engine.max_pause_us = 0;
-	engine.cancellable = false;
 
-	struct pe_error *err = pe_revert(session->target, name, &engine, &change);
+	struct pe_error *err = dbc_undo(session, name, replaced, options, &ret->undone);
 
-	pe_switch_result_deinit(&change);
 	if (history)
 		record_end(history, ret, err ? pe_code_name(err->code) : "reverted",
 			   err ? err : cause);
 	if (!err) {
+		keep_what_is_in(session, ret);
 		ret->reverted = true;
-		if (ret->change.replaced_count) {
-			pe_auto_free char *gone =
-				join(ret->change.replaced, ret->change.replaced_count);
-
-			return pe_error_wrap(cause,
-					     "%s was applied, failed verification and was "
-					     "reverted; what it had replaced is no longer in the "
-					     "server either (%s): apply that again",
-					     name, gone ? gone : "?");
-		}
-		return pe_error_wrap(cause, "%s was applied, failed verification and was reverted",
-				     name);
+		return taken_back(name, cause, &ret->undone);
 	}
 
 	pe_auto_free char *why = pe_error_text(err);
@@ -381,10 +383,19 @@ static struct pe_error *switch_and_verify(struct dbc_session *session, const str
 	} else if (err) {
 		return resolve_busy(session, err, ret);
 	}
+	/* What a later one that replaces it goes back to, if that fails. */
+	warn(ret, dbc_kept_store(&session->server, patch));
 	tell(options, "verifying");
 	err = dbc_verify(&session->server, session->target, &session->login, session->sql, &before,
 			 &ret->verification);
-	return err ? take_back(session, patch->name, options, err, ret) : NULL;
+	if (!err)
+		return NULL;
+
+	json_t *replaced = dbc_undo_list(&session->server, ret->plan);
+
+	err = dbc_take_back(session, patch->name, replaced, options, err, ret);
+	json_decref(replaced);
+	return err;
 }
 
 /* Of one cluster one node at a time. Without SQL nobody can tell; the gates have been told so. */
@@ -418,7 +429,12 @@ struct pe_error *dbc_apply(struct dbc_session *session, const struct pe_patch *p
 		return err;
 
 	json_t *fields = dbc_record_fields(session, patch->name);
+	json_t *replaces = dbc_undo_list(&session->server, ret->plan);
 
+	/* For recover, should nobody live to tell. */
+	if (json_array_size(replaces))
+		json_object_set(fields, "replaces", replaces);
+	json_decref(replaces);
 	json_object_set_new(fields, "gates", json_string(options->no_gates ? "skipped" : "ok"));
 	pe_auto_fd int lock = -1;
 
@@ -430,6 +446,8 @@ struct pe_error *dbc_apply(struct dbc_session *session, const struct pe_patch *p
 	if (err)
 		return err;
 	err = switch_and_verify(session, patch, options, ret);
+	if (!err)
+		keep_what_is_in(session, ret);
 	record_end(history, ret, err ? pe_code_name(err->code) : "applied", err);
 	return err;
 }
@@ -482,6 +500,7 @@ struct pe_error *dbc_revert(struct dbc_session *session, const char *name,
 		return err;
 	err = resolve_busy(session, pe_revert(session->target, name, &engine, &ret->change), ret);
 	if (!err) {
+		keep_what_is_in(session, ret);
 		tell(options, "verifying");
 		err = dbc_verify(&session->server, session->target, &session->login, session->sql,
 				 &before, &ret->verification);

@@ -51,6 +51,12 @@ struct dbc_options {
 	void *progress_ctx;
 };
 
+/* What became of the patches that one replaced which was taken back. */
+struct dbc_undone {
+	json_t *restored; /* "NAME (level N)" that are in the server again; owned */
+	json_t *lost;	  /* those that are not, as when nobody kept their files; owned */
+};
+
 struct dbc_outcome {
 	struct pe_plan *plan;  /* of check and apply */
 	uint64_t predicted_us; /* pause, microseconds */
@@ -62,6 +68,7 @@ struct dbc_outcome {
 	struct dbc_verification verification;
 	bool already;  /* the patch was applied before: nothing was done */
 	bool reverted; /* by itself, after a failed verification */
+	struct dbc_undone undone;
 	char *warning; /* the operation is done, but this went wrong beside it; or NULL */
 };
 
@@ -81,7 +88,8 @@ struct pe_error *dbc_check(struct dbc_session *session, const struct pe_patch *p
 
 /*
  * HELD, BUSY (ret->blockers), MISMATCH...: the server is as it was. VERIFY: applied, failed
- * verification, reverted. PARTIAL: and could not be reverted.
+ * verification, reverted; what it had replaced is back where ret->undone says so. PARTIAL: and
+ * could not be reverted.
  */
 struct pe_error *dbc_apply(struct dbc_session *session, const struct pe_patch *patch,
 			   const struct dbc_options *options,
@@ -91,6 +99,14 @@ struct pe_error *dbc_apply(struct dbc_session *session, const struct pe_patch *p
 struct pe_error *dbc_revert(struct dbc_session *session, const char *name,
 			    const struct dbc_options *options,
 			    struct dbc_outcome *ret) pe_must_check;
+
+/*
+ * What dbc_apply does when the verification failed for @cause, which is taken over: reverts @name,
+ * to @replaced (see undo.h; may be NULL). ret->reverted; the error says what became of it and why.
+ */
+struct pe_error *dbc_take_back(struct dbc_session *session, const char *name,
+			       const json_t *replaced, const struct dbc_options *options,
+			       struct pe_error *cause, struct dbc_outcome *ret) pe_must_check;
 
 /* The fields that every record of the history has of an operation on @name; a new reference. */
 json_t *dbc_record_fields(const struct dbc_session *session, const char *name);

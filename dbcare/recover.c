@@ -106,23 +106,6 @@ static struct pe_error *serves(struct dbc_session *session, bool *ret)
 	return err;
 }
 
-/* Not held up by limits, nor by signals: it is the way out of trouble. */
-static struct pe_error *take_back(struct dbc_session *session, const struct dbc_options *options,
-				  const char *name)
-{
-	const struct dbc_options free_of_limits = { .progress = options->progress,
-						    .progress_ctx = options->progress_ctx };
-	struct dbc_outcome outcome;
-
-	/* The kept connection may hang in the new code. */
-	dbc_session_disconnect(session);
-
-	struct pe_error *err = dbc_revert(session, name, &free_of_limits, &outcome);
-
-	dbc_outcome_deinit(&outcome);
-	return err;
-}
-
 /* The latest first, as patches that build on one another want it. @ill is taken over. */
 static struct pe_error *take_back_all(struct dbc_session *session,
 				      const struct dbc_options *options, const json_t *records,
@@ -132,8 +115,17 @@ static struct pe_error *take_back_all(struct dbc_session *session,
 
 	for (size_t i = json_array_size(records); !err && i-- > 0;) {
 		json_t *record = json_array_get(records, i);
+		pe_auto_free char *why = pe_error_text(ill);
+		struct dbc_outcome outcome = { 0 };
 
-		err = take_back(session, options, text_of(record, "patch"));
+		err = dbc_take_back(session, text_of(record, "patch"),
+				    json_object_get(record, "replaces"), options,
+				    pe_error_new(ill->code, "%s", why ? why : ""), &outcome);
+		if (outcome.reverted) {
+			pe_error_free(err);
+			err = NULL;
+		}
+		dbc_outcome_deinit(&outcome);
 		if (!err)
 			err = end_record(record, pe_code_name(PE_ERR_VERIFY), ill);
 		if (!err)

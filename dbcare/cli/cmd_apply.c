@@ -394,8 +394,9 @@ static int run_apply(struct cli_change *change, struct dbc_session *session,
 		json_t *more = NULL;
 
 		if (cli->json)
-			more = json_pack("{s:s, s:i, s:b, s:o, s:o}", "name", patch->name, "pid",
-					 (int)session->server.pid, "reverted", outcome.reverted,
+			more = json_pack("{s:s, s:i, s:b, s:O*, s:o, s:o}", "name", patch->name,
+					 "pid", (int)session->server.pid, "reverted",
+					 outcome.reverted, "restored", outcome.undone.restored,
 					 "blockers", cli_json_blockers(&outcome.blockers), "gates",
 					 cli_json_gates(&outcome.gates));
 		else

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A patch that applies but breaks the server is taken back by dbcarectl itself."""
+import glob
 import json
+import os
 import subprocess
 import time
 
 import pytest
 
-from harness import care, program, wait_until
-from patches import rnd_patch, write
+from harness import Watch, care, program, wait_until
+from patches import DEMO, RAND, rnd, rnd_patch, write
 
 # In mysql_parse(); the condition picks just what dbcarectl asks to verify ("SELECT 1").
 _DIFF = """--- a/sql/sql_parse.cc
@@ -54,9 +56,70 @@ def test_a_patch_that_makes_queries_fail_is_reverted(server, breaking):
     assert [r["result"] for r in rows] == ["verification", "reverted"]
 
 
-def test_a_replacement_that_fails_tells_what_is_gone_with_it(server, target, breaking, tmp_path):
+def levels(target, folder, what):
+    """Of one patch: level 1 halves RAND(), level 2 quarters it and breaks the server."""
+    diff = write(folder, f"part-{what}.diff", _DIFF.format(action=ACTIONS[what]))
+    with open(rnd(folder, 0.25)) as quarter, open(diff, "a") as file:
+        file.write(quarter.read())
+    return (target.patch(rnd(folder, 0.5), "part", "--level", "1"),
+            target.patch(diff, "part", "--level", "2"))
+
+
+def levels_of(server):
+    return {p["name"]: p["level"] for p in care("dbcarectl", "info", server.pid,
+                                                "--json").json["patches"]
+            if p["state"] != "reverted"}
+
+
+def auto_reverts(server):
+    return [r for r in care("dbcarectl", "history", "--json").json["history"]
+            if r["pid"] == server.pid and r["action"] == "auto-revert"]
+
+
+def kept(server):
+    """Names of the files that are kept of the patches in it."""
+    [folder] = glob.glob(os.path.join(os.environ["DBCARE_STATE_DIR"], "kept", f"{server.pid}-*"))
+    return sorted(os.listdir(folder))
+
+
+def test_a_replacement_that_fails_gives_way_to_what_it_replaced(server, target, breaking, tmp_path):
     before = server.snapshot()
-    care("dbcarectl", "apply", rnd_patch(target, tmp_path, 0.5, "half"), server.pid)
+    half = rnd_patch(target, tmp_path, 0.5, "half")
+    care("dbcarectl", "apply", half, server.pid)
+    care("dbcarectl", "apply", target.patch(DEMO, "demo"), server.pid)
+    assert kept(server) == ["demo-0.cpatch", "half-0.cpatch"]
+    with Watch(server, f"SELECT {RAND}") as watch:
+        done = care("dbcarectl", "apply", breaking("fails"), server.pid, "--replace", "half",
+                    "--replace", "demo", "--json", expect=1)
+    assert done.json["error"]["code"] == "verification"
+    assert done.json["reverted"] and done.json["restored"] == ["half (level 0)", "demo (level 0)"]
+    assert levels_of(server) == {"half": 0, "demo": 0}
+    assert kept(server) == ["demo-0.cpatch", "half-0.cpatch"]
+    assert set(watch.changes) == {"0.2027", "0.4054"}, watch.changes
+    assert auto_reverts(server)[-1]["restored"] == done.json["restored"]
+    for name in ("demo", "half"):
+        care("dbcarectl", "revert", name, server.pid)
+    assert server.snapshot() == before
+    assert not glob.glob(os.path.join(os.environ["DBCARE_STATE_DIR"], "kept", f"{server.pid}-*"))
+
+
+def test_a_level_that_fails_gives_way_to_the_one_before_in_one_switch(server, target, tmp_path):
+    before = server.snapshot()
+    good, bad = levels(target, str(tmp_path), "fails")
+    care("dbcarectl", "apply", good, server.pid)
+    with Watch(server, f"SELECT {RAND}") as watch:
+        done = care("dbcarectl", "apply", bad, server.pid, expect=1)
+        assert "reverted to what it had replaced: part (level 1)" in done.text
+        assert levels_of(server) == {"part": 1} and server.value("SELECT 1") == 1
+    assert watch.changes == ["0.2027", "0.1014", "0.2027"]  # never as shipped
+    care("dbcarectl", "revert", "part", server.pid)
+    assert server.snapshot() == before
+
+
+def test_a_replacement_that_fails_tells_what_is_gone_with_it(server, target, breaking, tmp_path):
+    """Nobody kept the file of what the engine's own command applied."""
+    before = server.snapshot()
+    care("care-patch", "apply", rnd_patch(target, tmp_path, 0.5, "half"), "--pid", server.pid)
     done = care("dbcarectl", "apply", breaking("fails"), server.pid, "--replace", "half", expect=1)
     assert "half (level 0)" in done.text and "apply that again" in done.text
     assert server.snapshot() == before
@@ -65,13 +128,13 @@ def test_a_replacement_that_fails_tells_what_is_gone_with_it(server, target, bre
 @pytest.fixture
 def unverified(breaking):
     """A function that lets dbcarectl die when it has applied a patch, before it has verified it."""
-    def leave(server, what):
-        patch = breaking(what)
+    def leave(server, what, patch=None):
+        before = levels_of(server)
+        patch = patch or breaking(what)
         process = subprocess.Popen([program("dbcarectl"), "apply", patch, str(server.pid)],
                                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL)
-        wait_until(lambda: care("dbcarectl", "info", server.pid, "--json").json["patches"], 30,
-                   "the switch")
+        wait_until(lambda: levels_of(server) != before, 30, "the switch")
         process.kill()
         process.wait()
 
@@ -111,10 +174,22 @@ def test_what_a_dead_patcher_did_not_verify_is_reverted_when_it_fails(new_server
     unverified(server, "hangs")
     done = care("dbcarectl", "recover", server.pid, "--json", expect=1)
     assert done.json["error"]["code"] == "verification" and done.json["reverted"] == ["hangs"]
-    assert outcomes(server, "hangs") == [("apply", "verification"), ("revert", "reverted")]
+    assert outcomes(server, "hangs") == [("apply", "verification"), ("auto-revert", "reverted")]
     patches = care("dbcarectl", "info", server.pid, "--json").json["patches"]
     assert [p["state"] for p in patches] in ([], ["reverted"]), patches  # a thread hangs in it
     assert server.value("SELECT 1") == 1
+
+
+def test_what_a_dead_patcher_replaced_is_back_when_its_verification_fails(new_server, target,
+                                                                          unverified, tmp_path):
+    server = new_server()
+    good, bad = levels(target, str(tmp_path), "hangs")
+    care("dbcarectl", "apply", good, server.pid)
+    unverified(server, "hangs", bad)
+    assert levels_of(server) == {"part": 2}
+    care("dbcarectl", "recover", server.pid, expect=1)
+    assert levels_of(server) == {"part": 1} and server.value(f"SELECT {RAND}") == "0.2027"
+    assert auto_reverts(server)[-1]["restored"] == ["part (level 1)"]
 
 
 def test_a_failed_verification_is_an_error_in_json_too(server, breaking):
