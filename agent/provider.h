@@ -34,6 +34,7 @@ struct agent_work {
 	pid_t pid;
 	uint64_t start_time;		   /* clock ticks since boot */
 	const struct pe_patch *patch;	   /* plan, apply: its signature has been verified */
+	const char *replace;		   /* apply: an applied patch that makes way; or NULL */
 	const char *name;		   /* revert: of the patch */
 	uint64_t timeout_us, max_pause_us; /* 0: the engine's own; no limit */
 };

@@ -148,7 +148,8 @@ static bool in_effect(const json_t *patch)
 	return state && (strcmp(state, "applied") == 0 || strcmp(state, "settling") == 0);
 }
 
-static bool has_patch(const struct agent_target *target, const struct agent_offer *offer)
+/* The level of that patch in @target, as it was last looked at; -1: none. */
+static int level_of_patch(const struct agent_target *target, const char *name)
 {
 	const json_t *patch;
 	size_t i;
@@ -156,12 +157,15 @@ static bool has_patch(const struct agent_target *target, const struct agent_offe
 	json_array_foreach(json_object_get(target->info, "patches"), i, patch)
 	{
 		if (in_effect(patch) &&
-		    json_integer_value(json_object_get(patch, "level")) ==
-			    (json_int_t)offer->level &&
-		    strcmp(json_string_value(json_object_get(patch, "name")), offer->name) == 0)
-			return true;
+		    strcmp(json_string_value(json_object_get(patch, "name")), name) == 0)
+			return (int)json_integer_value(json_object_get(patch, "level"));
 	}
-	return false;
+	return -1;
+}
+
+static bool has_patch(const struct agent_target *target, const struct agent_offer *offer)
+{
+	return level_of_patch(target, offer->name) == (int)offer->level;
 }
 
 /* ---- revert ---- */
@@ -264,17 +268,86 @@ static struct pe_error *verify(struct agent_target *target, struct agent_visit *
 	return pe_error_new(PE_ERR_DIED, "the server ended before the patch was verified");
 }
 
-static struct pe_error *take_back(struct agent_target *target, const char *name,
-				  struct pe_error *cause)
+/* The offer of that level of the same patch; false: there is none any more. */
+static bool find_level(const struct agent_target *target, const struct agent_offer *offer,
+		       int level, struct agent_offer *ret)
+{
+	const struct agent_offers *offers = &target->agent->offers;
+
+	for (size_t i = 0; level >= 0 && i < offers->count; i++) {
+		const struct agent_offer *other = &offers->items[i];
+
+		if ((int)other->level == level && !other->blocked &&
+		    strcmp(other->name, offer->name) == 0 &&
+		    strcmp(other->product, offer->product) == 0 &&
+		    strcmp(other->build_id, offer->build_id) == 0) {
+			*ret = agent_offer_copy(other);
+			return true;
+		}
+	}
+	return false;
+}
+
+/* One switch from the level of @offer to the lower one: never without either. */
+static struct pe_error *put_back(struct agent_target *target, const struct agent_offer *offer,
+				 const struct agent_offer *before, const char *why)
+{
+	struct agent *agent = target->agent;
+	struct dbc_history *history;
+	json_t *answer = NULL, *request;
+	struct pe_error *err = agent_fetch_patch(agent, before);
+
+	if (err)
+		return err;
+	pe_auto_fd int patch = open(before->file, O_RDONLY | O_CLOEXEC);
+	if (patch < 0)
+		return pe_error_errno(errno, "cannot read %s", before->file);
+	err = agent_record_begin(target, "auto-revert", offer->name, &history);
+	if (err)
+		return err;
+	target->doing = "reverting";
+	request = patch_request(target, before, "apply");
+	json_object_set_new(request, "replace", json_string(offer->name));
+	/* It is the way out of trouble. */
+	json_object_del(request, "max_pause_us");
+	err = agent_ask(agent, request, patch, &answer, NULL);
+	agent_record_end(target, history, err ? pe_code_name(err->code) : "reverted", answer, err);
+	if (!err) {
+		agent->counts.reverts++;
+		agent_event(agent, LOG_NOTICE, "reverted", target,
+			    json_pack("{s:s, s:i, s:s}", "patch", offer->name, "to_level",
+				      (int)before->level, "reason", why));
+	}
+	json_decref(answer);
+	return err;
+}
+
+/* @before: the level that @offer has replaced; -1: none. */
+static struct pe_error *take_back(struct agent_target *target, const struct agent_offer *offer,
+				  int before, struct pe_error *cause)
 {
 	pe_auto_free char *why = pe_error_text(cause);
+	struct agent_offers lower = { calloc(1, sizeof(struct agent_offer)), 0 };
+	const char *name = offer->name;
 
 	target->agent->counts.failures++;
 	agent_event(target->agent, LOG_ERR, "verification-failed", target,
 		    json_pack("{s:s, s:s}", "patch", name, "message", why ? why : ""));
+	if (lower.items && find_level(target, offer, before, lower.items))
+		lower.count = 1;
 
-	struct pe_error *err = revert(target, name, why ? why : "verification failed");
+	struct pe_error *err =
+		lower.count ? put_back(target, offer, lower.items, why ? why : "") : NULL;
+	bool back = lower.count && !err;
 
+	agent_offers_deinit(&lower);
+	pe_error_free(err);
+	if (back)
+		return pe_error_wrap(cause,
+				     "%s was applied, failed verification and was reverted to "
+				     "level %d",
+				     name, before);
+	err = revert(target, name, why ? why : "verification failed");
 	if (err)
 		return pe_error_wrap(err, "%s failed verification (%s) and could not be reverted",
 				     name, why ? why : "");
@@ -302,6 +375,7 @@ static struct pe_error *switch_and_verify(struct agent_target *target,
 {
 	struct dbc_history *history;
 	json_t *answer = NULL;
+	int before = level_of_patch(target, offer->name);
 	struct pe_error *err = agent_record_begin(target, "apply", offer->name, &history);
 
 	if (err)
@@ -324,7 +398,7 @@ static struct pe_error *switch_and_verify(struct agent_target *target,
 	if (!err)
 		tell_applied(target, offer, answer);
 	json_decref(answer);
-	return err && err->code != PE_ERR_DIED ? take_back(target, offer->name, err) : err;
+	return err && err->code != PE_ERR_DIED ? take_back(target, offer, before, err) : err;
 }
 
 /* @gates: what the patch demands of them. */

@@ -5,7 +5,7 @@
  *	{"id":1,"do":"discover"}                          -> "targets"
  *	{"id":2,"do":"info","pid":N}                      -> "target"
  *	{"id":3,"do":"plan"|"apply","provider":P,"pid":N,"start_time":T,"signature":TEXT,
- *	 "timeout_us":N,"max_pause_us":N} + the patch     -> "result"
+ *	 "timeout_us":N,"max_pause_us":N,"replace":NAME} + the patch -> "result"
  *	{"id":4,"do":"revert",...,"name":NAME}            -> "result"
  *	{"id":5,"do":"recover"|"reach",...}               -> "result" / a descriptor
  *
@@ -168,6 +168,7 @@ static struct pe_error *do_patch(const json_t *request, int fd, bool apply, json
 	if (!err)
 		err = take_patch(request, fd, &patch, &signer);
 	work.patch = patch;
+	work.replace = json_string_value(json_object_get(request, "replace"));
 	if (!err && strcmp(patch->product, provider->name) != 0)
 		err = pe_error_new(PE_ERR_MISMATCH, "patch %s is for product %s, not %s",
 				   patch->name, patch->product, provider->name);

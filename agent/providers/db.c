@@ -158,7 +158,8 @@ static struct pe_error *db_apply(const struct agent_work *work, json_t **ret)
 
 	if (err)
 		return err;
-	err = pe_plan_create(target, work->patch, &plan);
+	err = pe_plan_create_replacing(target, work->patch, &work->replace, work->replace != NULL,
+				       &plan);
 	if (!err)
 		err = pe_apply(target, plan, &options, &change);
 	*ret = change_json(&change);

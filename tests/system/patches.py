@@ -22,6 +22,27 @@ _RND = """--- a/mysys/my_rnd.c
  
 """
 
+# In mysql_parse(); the condition picks just what dbcarectl asks to verify ("SELECT 1").
+_BREAKS = """--- a/sql/sql_parse.cc
++++ b/sql/sql_parse.cc
+@@ -8146,6 +8146,8 @@
+   DBUG_ENTER("mysql_parse");
+   DBUG_EXECUTE_IF("parser_debug", turn_parser_debug_on_MYSQLparse(););
+   DBUG_EXECUTE_IF("parser_debug", turn_parser_debug_on_ORAparse(););
++  if (length == 8 && !memcmp(rawbuf, "SELECT 1", 8))
++    {{ {action} }}
+ 
+   /*
+     Warning.
+"""
+
+_ACTIONS = {
+    "fails": "my_error(ER_UNKNOWN_ERROR, MYF(0)); DBUG_VOID_RETURN;",
+    "hangs": "my_sleep(14000000);",
+    "drags": "my_sleep(1000000);",
+    "crashes": "__builtin_trap();",
+}
+
 
 def case(name):
     return os.path.join(CASES, name, "change.diff")
@@ -42,6 +63,20 @@ def rnd(folder, factor):
 
 def rnd_patch(target, folder, factor, name=None):
     return target.patch(rnd(str(folder), factor), name or f"rnd-{factor}".replace(".", "-"))
+
+
+def breaks(folder, what):
+    """A diff with which the query of a verification fails, hangs (14 s), drags (1 s) or crashes."""
+    return write(folder, f"{what}.diff", _BREAKS.format(action=_ACTIONS[what]))
+
+
+def levels_of_which_one_breaks(target, folder, what):
+    """Of one patch: level 1 halves RAND(), level 2 quarters it and breaks the server."""
+    diff = breaks(folder, what)
+    with open(rnd(folder, 0.25)) as quarter, open(diff, "a") as file:
+        file.write(quarter.read())
+    return (target.patch(rnd(folder, 0.5), "part", "--level", "1"),
+            target.patch(diff, "part", "--level", "2"))
 
 
 def diff_of(target, folder, source, old, new):

@@ -9,37 +9,14 @@ import time
 import pytest
 
 from harness import Watch, care, program, wait_until
-from patches import DEMO, RAND, rnd, rnd_patch, write
-
-# In mysql_parse(); the condition picks just what dbcarectl asks to verify ("SELECT 1").
-_DIFF = """--- a/sql/sql_parse.cc
-+++ b/sql/sql_parse.cc
-@@ -8146,6 +8146,8 @@
-   DBUG_ENTER("mysql_parse");
-   DBUG_EXECUTE_IF("parser_debug", turn_parser_debug_on_MYSQLparse(););
-   DBUG_EXECUTE_IF("parser_debug", turn_parser_debug_on_ORAparse(););
-+  if (length == 8 && !memcmp(rawbuf, "SELECT 1", 8))
-+    {{ {action} }}
- 
-   /*
-     Warning.
-"""
-
-ACTIONS = {
-    "fails": "my_error(ER_UNKNOWN_ERROR, MYF(0)); DBUG_VOID_RETURN;",
-    "hangs": "my_sleep(14000000);",
-    "drags": "my_sleep(1000000);",
-    "crashes": "__builtin_trap();",
-}
-
+from patches import DEMO, RAND, breaks, levels_of_which_one_breaks, rnd_patch, write
 
 @pytest.fixture(scope="session")
 def breaking(target, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("breaking"))
 
     def build(what):
-        diff = write(folder, f"{what}.diff", _DIFF.format(action=ACTIONS[what]))
-        return target.patch(diff, what)
+        return target.patch(breaks(folder, what), what)
 
     return build
 
@@ -54,15 +31,6 @@ def test_a_patch_that_makes_queries_fail_is_reverted(server, breaking):
             if r["pid"] == server.pid and r.get("patch") == "fails"]
     assert [r["action"] for r in rows] == ["apply", "auto-revert"]
     assert [r["result"] for r in rows] == ["verification", "reverted"]
-
-
-def levels(target, folder, what):
-    """Of one patch: level 1 halves RAND(), level 2 quarters it and breaks the server."""
-    diff = write(folder, f"part-{what}.diff", _DIFF.format(action=ACTIONS[what]))
-    with open(rnd(folder, 0.25)) as quarter, open(diff, "a") as file:
-        file.write(quarter.read())
-    return (target.patch(rnd(folder, 0.5), "part", "--level", "1"),
-            target.patch(diff, "part", "--level", "2"))
 
 
 def levels_of(server):
@@ -105,7 +73,7 @@ def test_a_replacement_that_fails_gives_way_to_what_it_replaced(server, target, 
 
 def test_a_level_that_fails_gives_way_to_the_one_before_in_one_switch(server, target, tmp_path):
     before = server.snapshot()
-    good, bad = levels(target, str(tmp_path), "fails")
+    good, bad = levels_of_which_one_breaks(target, str(tmp_path), "fails")
     care("dbcarectl", "apply", good, server.pid)
     with Watch(server, f"SELECT {RAND}") as watch:
         done = care("dbcarectl", "apply", bad, server.pid, expect=1)
@@ -183,7 +151,7 @@ def test_what_a_dead_patcher_did_not_verify_is_reverted_when_it_fails(new_server
 def test_what_a_dead_patcher_replaced_is_back_when_its_verification_fails(new_server, target,
                                                                           unverified, tmp_path):
     server = new_server()
-    good, bad = levels(target, str(tmp_path), "hangs")
+    good, bad = levels_of_which_one_breaks(target, str(tmp_path), "hangs")
     care("dbcarectl", "apply", good, server.pid)
     unverified(server, "hangs", bad)
     assert levels_of(server) == {"part": 2}
