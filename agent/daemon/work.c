@@ -3,19 +3,18 @@
  * One pass over one target:
  *
  *	look -> finish what a dead patcher left -> take blocked patches back -> choose
- *	-> plan -> pre-apply hooks -> gates -> record -> switch -> verify -> record -> post-apply
- *hooks
+ *	-> (switch.c: plan -> pre-apply hooks -> gates -> record -> switch -> verify -> record)
+ *	-> post-apply hooks
  *
  * Whatever stands against it is kept as the target's `held`: reason, since when, next try. Nothing
  * is decided from memory: each pass looks at the target again, so that it may begin anywhere.
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <syslog.h>
 
 #include "agent/daemon/agent.h"
+#include "agent/daemon/switch.h"
 #include "engine/cleanup.h"
 
 enum {
@@ -105,96 +104,6 @@ static int hold_error(struct agent_target *target, const char *patch, struct pe_
 	return hold(target, patch, text ? text : "out of memory", retry);
 }
 
-/* ---- looking ---- */
-
-static struct pe_error *look(struct agent_target *target)
-{
-	json_t *answer;
-	struct pe_error *err = agent_ask(
-		target->agent, json_pack("{s:s, s:i}", "do", "info", "pid", (int)target->pid), -1,
-		&answer, NULL);
-	json_t *info = json_object_get(answer, "target");
-
-	if (!err &&
-	    (uint64_t)json_integer_value(json_object_get(info, "start_time")) != target->start_time)
-		err = pe_error_new(PE_ERR_NO_TARGET, "another process has its pid now");
-	if (!err) {
-		json_decref(target->info);
-		target->info = json_incref(info);
-	}
-	json_decref(answer);
-	return err;
-}
-
-static bool state_is(const struct agent_target *target, const char *name)
-{
-	const char *state = json_string_value(json_object_get(target->info, "state"));
-
-	return state && strcmp(state, name) == 0;
-}
-
-static const char *build_id(const struct agent_target *target)
-{
-	const char *id =
-		json_string_value(json_array_get(json_object_get(target->info, "build_ids"), 0));
-
-	return id ? id : "";
-}
-
-static bool in_effect(const json_t *patch)
-{
-	const char *state = json_string_value(json_object_get(patch, "state"));
-
-	return state && (strcmp(state, "applied") == 0 || strcmp(state, "settling") == 0);
-}
-
-/* The level of that patch in @target, as it was last looked at; -1: none. */
-static int level_of_patch(const struct agent_target *target, const char *name)
-{
-	const json_t *patch;
-	size_t i;
-
-	json_array_foreach(json_object_get(target->info, "patches"), i, patch)
-	{
-		if (in_effect(patch) &&
-		    strcmp(json_string_value(json_object_get(patch, "name")), name) == 0)
-			return (int)json_integer_value(json_object_get(patch, "level"));
-	}
-	return -1;
-}
-
-static bool has_patch(const struct agent_target *target, const struct agent_offer *offer)
-{
-	return level_of_patch(target, offer->name) == (int)offer->level;
-}
-
-/* ---- revert ---- */
-
-static struct pe_error *revert(struct agent_target *target, const char *name, const char *why)
-{
-	struct agent *agent = target->agent;
-	struct dbc_history *history;
-	json_t *answer = NULL, *request;
-	struct pe_error *err = agent_record_begin(target, "revert", name, &history);
-
-	if (err)
-		return err;
-	target->doing = "reverting";
-	request = agent_request("revert", target);
-	json_object_set_new(request, "name", json_string(name));
-	err = agent_ask(agent, request, -1, &answer, NULL);
-	agent_record_end(target, history, err ? pe_code_name(err->code) : "reverted", answer, err);
-	if (!err) {
-		agent->counts.reverts++;
-		agent_event(
-			agent, LOG_NOTICE, "reverted", target,
-			json_pack("{s:s, s:s, s:O?}", "patch", name, "reason", why, "pause_us",
-				  json_object_get(json_object_get(answer, "result"), "pause_us")));
-	}
-	json_decref(answer);
-	return err;
-}
-
 /* Patches that their publisher took back, newest first: one may stand on another. */
 static struct pe_error *revert_blocked(struct agent_target *target)
 {
@@ -205,18 +114,18 @@ static struct pe_error *revert_blocked(struct agent_target *target)
 		const char *name = json_string_value(json_object_get(patch, "name"));
 		struct pe_error *err = NULL;
 
-		if (in_effect(patch) &&
+		if (agent_in_effect(patch) &&
 		    agent_is_blocked(
-			    &target->agent->offers, build_id(target), name,
+			    &target->agent->offers, agent_build_id(target), name,
 			    (unsigned int)json_integer_value(json_object_get(patch, "level")))) {
 			/* The description may go while we wait. */
 			pe_auto_free char *copy = strdup(name);
 
 			json_incref(patches);
-			err = revert(target, copy, "its publisher took it back");
+			err = agent_revert(target, copy, "its publisher took it back");
 			json_decref(patches);
 			if (!err)
-				err = look(target);
+				err = agent_look(target);
 			if (err)
 				return err;
 			patches = json_object_get(target->info, "patches");
@@ -224,232 +133,6 @@ static struct pe_error *revert_blocked(struct agent_target *target)
 		}
 	}
 	return NULL;
-}
-
-/* ---- apply ---- */
-
-static json_t *patch_request(const struct agent_target *target, const struct agent_offer *offer,
-			     const char *verb)
-{
-	json_t *request = agent_request(verb, target);
-
-	json_object_set_new(request, "signature", json_string(offer->signature));
-	json_object_set_new(request, "max_pause_us",
-			    json_integer((json_int_t)target->agent->settings.max_pause_us));
-	return request;
-}
-
-/* Somebody ends the server meanwhile: what it did not answer says nothing about a patch. */
-static bool is_leaving(struct agent_target *target)
-{
-	pe_auto_error struct pe_error *err = target->gone ? NULL : look(target);
-
-	return target->gone || state_is(target, "stopping") ||
-	       (err && (err->code == PE_ERR_DIED || err->code == PE_ERR_NO_TARGET) &&
-		!agent_patcher_died(err));
-}
-
-/* What went wrong after the switch; the patch is then taken back. */
-static struct pe_error *verify(struct agent_target *target, struct agent_visit *visit,
-			       const json_t *answer)
-{
-	const json_t *result = json_object_get(answer, "result");
-	const char *wrong = json_string_value(json_object_get(result, "threads_wrong"));
-
-	target->doing = "verifying";
-
-	struct pe_error *err = wrong ? pe_error_new(PE_ERR_VERIFY, "%s", wrong) : NULL;
-
-	if (!err && target->provider->after)
-		err = target->provider->after(visit);
-	if (!err || !is_leaving(target))
-		return err;
-	pe_error_free(err);
-	return pe_error_new(PE_ERR_DIED, "the server ended before the patch was verified");
-}
-
-/* The offer of that level of the same patch; false: there is none any more. */
-static bool find_level(const struct agent_target *target, const struct agent_offer *offer,
-		       int level, struct agent_offer *ret)
-{
-	const struct agent_offers *offers = &target->agent->offers;
-
-	for (size_t i = 0; level >= 0 && i < offers->count; i++) {
-		const struct agent_offer *other = &offers->items[i];
-
-		if ((int)other->level == level && !other->blocked &&
-		    strcmp(other->name, offer->name) == 0 &&
-		    strcmp(other->product, offer->product) == 0 &&
-		    strcmp(other->build_id, offer->build_id) == 0) {
-			*ret = agent_offer_copy(other);
-			return true;
-		}
-	}
-	return false;
-}
-
-/* One switch from the level of @offer to the lower one: never without either. */
-static struct pe_error *put_back(struct agent_target *target, const struct agent_offer *offer,
-				 const struct agent_offer *before, const char *why)
-{
-	struct agent *agent = target->agent;
-	struct dbc_history *history;
-	json_t *answer = NULL, *request;
-	struct pe_error *err = agent_fetch_patch(agent, before);
-
-	if (err)
-		return err;
-	pe_auto_fd int patch = open(before->file, O_RDONLY | O_CLOEXEC);
-	if (patch < 0)
-		return pe_error_errno(errno, "cannot read %s", before->file);
-	err = agent_record_begin(target, "auto-revert", offer->name, &history);
-	if (err)
-		return err;
-	target->doing = "reverting";
-	request = patch_request(target, before, "apply");
-	json_object_set_new(request, "replace", json_string(offer->name));
-	/* It is the way out of trouble. */
-	json_object_del(request, "max_pause_us");
-	err = agent_ask(agent, request, patch, &answer, NULL);
-	agent_record_end(target, history, err ? pe_code_name(err->code) : "reverted", answer, err);
-	if (!err) {
-		agent->counts.reverts++;
-		agent_event(agent, LOG_NOTICE, "reverted", target,
-			    json_pack("{s:s, s:i, s:s}", "patch", offer->name, "to_level",
-				      (int)before->level, "reason", why));
-	}
-	json_decref(answer);
-	return err;
-}
-
-/* @before: the level that @offer has replaced; -1: none. */
-static struct pe_error *take_back(struct agent_target *target, const struct agent_offer *offer,
-				  int before, struct pe_error *cause)
-{
-	pe_auto_free char *why = pe_error_text(cause);
-	struct agent_offers lower = { calloc(1, sizeof(struct agent_offer)), 0 };
-	const char *name = offer->name;
-
-	target->agent->counts.failures++;
-	agent_event(target->agent, LOG_ERR, "verification-failed", target,
-		    json_pack("{s:s, s:s}", "patch", name, "message", why ? why : ""));
-	if (lower.items && find_level(target, offer, before, lower.items))
-		lower.count = 1;
-
-	struct pe_error *err =
-		lower.count ? put_back(target, offer, lower.items, why ? why : "") : NULL;
-	bool back = lower.count && !err;
-
-	agent_offers_deinit(&lower);
-	pe_error_free(err);
-	if (back)
-		return pe_error_wrap(cause,
-				     "%s was applied, failed verification and was reverted to "
-				     "level %d",
-				     name, before);
-	err = revert(target, name, why ? why : "verification failed");
-	if (err)
-		return pe_error_wrap(err, "%s failed verification (%s) and could not be reverted",
-				     name, why ? why : "");
-	return pe_error_wrap(cause, "%s was applied, failed verification and was reverted", name);
-}
-
-static void tell_applied(struct agent_target *target, const struct agent_offer *offer,
-			 const json_t *answer)
-{
-	const json_t *result = json_object_get(answer, "result");
-
-	target->agent->counts.applies++;
-	agent_event(target->agent, LOG_NOTICE, "applied", target,
-		    json_pack("{s:s, s:i, s:s?, s:O?, s:I}", "patch", offer->name, "level",
-			      (int)offer->level, "signer",
-			      json_string_value(json_object_get(answer, "signer")), "pause_us",
-			      json_object_get(result, "pause_us"), "after_ready_ms",
-			      (json_int_t)(uv_hrtime() / 1000000 - target->ready_ms)));
-}
-
-/* Gates open, hooks content: the switch, and whether the server liked it. */
-static struct pe_error *switch_and_verify(struct agent_target *target,
-					  const struct agent_offer *offer,
-					  struct agent_visit *visit, int patch)
-{
-	struct dbc_history *history;
-	json_t *answer = NULL;
-	int before = level_of_patch(target, offer->name);
-	struct pe_error *err = agent_record_begin(target, "apply", offer->name, &history);
-
-	if (err)
-		return err;
-	target->doing = "applying";
-	err = agent_ask(target->agent, patch_request(target, offer, "apply"), patch, &answer, NULL);
-	if (err) {
-		/* Whatever the dead patcher left is finished or undone by the next pass. */
-		if (agent_patcher_died(err))
-			target->recovered = false;
-		agent_record_end(target, history, pe_code_name(err->code), answer, err);
-		json_decref(answer);
-		return err;
-	}
-	free(target->fresh);
-	target->fresh = strdup(offer->sha256);
-	target->fresh_since = time(NULL);
-	err = verify(target, visit, answer);
-	agent_record_end(target, history, err ? pe_code_name(err->code) : "applied", answer, err);
-	if (!err)
-		tell_applied(target, offer, answer);
-	json_decref(answer);
-	return err && err->code != PE_ERR_DIED ? take_back(target, offer, before, err) : err;
-}
-
-/* @gates: what the patch demands of them. */
-static struct pe_error *visit_and_apply(struct agent_target *target,
-					const struct agent_offer *offer, int patch,
-					const json_t *gates)
-{
-	struct agent *agent = target->agent;
-	struct agent_visit visit = { .settings = &agent->settings, .gates = gates, .door = -1 };
-	json_t *answer = NULL, *info = json_incref(target->info);
-	struct pe_error *err = NULL;
-
-	visit.target = info;
-	target->doing = "asking the server";
-	if (target->provider->reach)
-		err = agent_ask(agent, agent_request("reach", target), -1, &answer, &visit.door);
-	json_decref(answer);
-	if (!err && target->provider->before)
-		err = target->provider->before(&visit);
-	if (!err)
-		err = switch_and_verify(target, offer, &visit, patch);
-	if (target->provider->leave)
-		target->provider->leave(&visit);
-	if (visit.door >= 0)
-		close(visit.door);
-	json_decref(info);
-	return err;
-}
-
-static struct pe_error *apply_offer(struct agent_target *target, const struct agent_offer *offer)
-{
-	struct agent *agent = target->agent;
-	json_t *answer = NULL;
-	struct pe_error *err = agent_fetch_patch(agent, offer);
-
-	if (err)
-		return err;
-	pe_auto_fd int patch = open(offer->file, O_RDONLY | O_CLOEXEC);
-	if (patch < 0)
-		return pe_error_errno(errno, "cannot read %s", offer->file);
-	/* Before anybody is asked or any hook runs: does it fit, and is it signed? */
-	err = agent_ask(agent, patch_request(target, offer, "plan"), patch, &answer, NULL);
-	if (err && err->code == PE_ERR_POLICY)
-		agent->counts.signature_failures++;
-	if (!err)
-		err = agent_hooks_run("pre-apply", target, offer->name, NULL);
-	if (!err)
-		err = visit_and_apply(target, offer, patch,
-				      json_object_get(json_object_get(answer, "patch"), "gates"));
-	json_decref(answer);
-	return err;
 }
 
 static int apply_pass(struct agent_target *target, const struct agent_offer *chosen)
@@ -462,12 +145,12 @@ static int apply_pass(struct agent_target *target, const struct agent_offer *cho
 	copies.items[0] = agent_offer_copy(chosen);
 
 	struct agent_offer *offer = &copies.items[0];
-	struct pe_error *err = apply_offer(target, offer);
+	struct pe_error *err = agent_apply_offer(target, offer);
 	int wait = FOR_EVER;
 
 	target->doing = NULL;
 	if (err && err->code != PE_ERR_NOTHING) {
-		bool leaving = is_leaving(target);
+		bool leaving = agent_is_leaving(target);
 
 		wait = leaving ? STOP_MS : hold_error(target, offer->name, err);
 		if (leaving)
@@ -483,9 +166,9 @@ static int apply_pass(struct agent_target *target, const struct agent_offer *cho
 		}
 		pe_error_free(err);
 		agent_held_clear(target);
-		agent_state_had(target->agent, agent_target_name(target), build_id(target),
+		agent_state_had(target->agent, agent_target_name(target), agent_build_id(target),
 				offer->level);
-		pe_auto_error struct pe_error *again = look(target);
+		pe_auto_error struct pe_error *again = agent_look(target);
 	}
 	agent_offers_deinit(&copies);
 	return wait;
@@ -516,8 +199,8 @@ static void note_upgrade(struct agent_target *target, const struct agent_offer *
 {
 	const char *before;
 	int had = agent_state_level_of(target->agent, agent_target_name(target), &before);
-	bool upgraded = !offer && had >= 0 && *before && *build_id(target) &&
-			strcmp(before, build_id(target)) != 0;
+	bool upgraded = !offer && had >= 0 && *before && *agent_build_id(target) &&
+			strcmp(before, agent_build_id(target)) != 0;
 
 	if (!upgraded) {
 		free(target->note);
@@ -528,11 +211,12 @@ static void note_upgrade(struct agent_target *target, const struct agent_offer *
 	    asprintf(&target->note,
 		     "it is another build now (%.12s; %.12s had patch level %d), for "
 		     "which no patch is on offer",
-		     build_id(target), before, had) < 0)
+		     agent_build_id(target), before, had) < 0)
 		return;
 	agent_event(target->agent, LOG_NOTICE, "upgraded", target,
-		    json_pack("{s:s, s:s, s:i, s:s}", "build_id", build_id(target), "build_before",
-			      before, "level_before", had, "message", target->note));
+		    json_pack("{s:s, s:s, s:i, s:s}", "build_id", agent_build_id(target),
+			      "build_before", before, "level_before", had, "message",
+			      target->note));
 }
 
 /* Whoever took it out of this very process does not want it back at the next occasion. */
@@ -558,17 +242,17 @@ static int choose_and_apply(struct agent_target *target)
 	const struct agent_offer *offer =
 		most == NOT_AT_ALL
 			? NULL
-			: agent_choose(&agent->offers, target->provider->name, build_id(target),
-				       &agent->settings, most, now, &later);
+			: agent_choose(&agent->offers, target->provider->name,
+				       agent_build_id(target), &agent->settings, most, now, &later);
 	int level = target->provider->level(target->info);
 
-	agent_check_new_build(agent, target->provider->name, build_id(target));
+	agent_check_new_build(agent, target->provider->name, agent_build_id(target));
 	note_upgrade(target, offer);
 
 	int wait =
 		later ? (int)(later - now < 3600 ? (later - now + 1) * 1000 : 3600000) : FOR_EVER;
 
-	if (!offer || has_patch(target, offer) || level > (int)offer->level) {
+	if (!offer || agent_has_patch(target, offer) || level > (int)offer->level) {
 		agent_held_clear(target);
 		return wait;
 	}
@@ -592,7 +276,7 @@ static int work(struct agent_target *target)
 {
 	const char *by;
 
-	if (state_is(target, "starting")) {
+	if (agent_target_state_is(target, "starting")) {
 		uint64_t waited = uv_hrtime() / 1000000 - target->found_ms;
 
 		target->doing = "waiting for its start";
@@ -603,7 +287,7 @@ static int work(struct agent_target *target)
 		target->doing = "left out by the settings";
 		return RETRY_MOST_MS;
 	}
-	if (state_is(target, "stopping"))
+	if (agent_target_state_is(target, "stopping"))
 		return STOP_MS;
 	if (!target->ready_ms)
 		target->ready_ms = uv_hrtime() / 1000000;
@@ -611,7 +295,7 @@ static int work(struct agent_target *target)
 	/* What it is, is not known: it is neither upgraded nor is there anything to ask for. */
 	const char *unreadable = json_string_value(json_object_get(target->info, "unreadable"));
 
-	if (unreadable && !*build_id(target))
+	if (unreadable && !*agent_build_id(target))
 		return hold(target, NULL, unreadable, true);
 	if (!target->recovered) {
 		json_t *answer;
@@ -620,7 +304,7 @@ static int work(struct agent_target *target)
 
 		json_decref(answer);
 		if (!err)
-			err = look(target);
+			err = agent_look(target);
 		if (err)
 			return hold_error(target, NULL, err);
 		target->recovered = true;
@@ -645,7 +329,7 @@ static int work(struct agent_target *target)
 
 int agent_work_pass(struct agent_target *target)
 {
-	struct pe_error *err = look(target);
+	struct pe_error *err = agent_look(target);
 	bool gone = err && (err->code == PE_ERR_NO_TARGET ||
 			    (err->code == PE_ERR_DIED && !agent_patcher_died(err)));
 	int wait = RETRY_MS;
