@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -87,6 +88,18 @@ static json_t *new_id(void)
 	return json_string(id);
 }
 
+/* The user behind sudo, else the one that we run as. */
+static json_t *who(void)
+{
+	const char *sudo = secure_getenv("SUDO_USER");
+	const struct passwd *entry = sudo && *sudo ? NULL : getpwuid(getuid());
+
+	if (sudo && *sudo)
+		return json_string(sudo);
+	return entry ? json_string(entry->pw_name)
+		     : json_sprintf("uid %u", (unsigned int)getuid());
+}
+
 static struct pe_error *begin(struct dbc_history *history)
 {
 	const char *dir;
@@ -100,7 +113,6 @@ static struct pe_error *begin(struct dbc_history *history)
 struct pe_error *dbc_history_begin(const char *action, json_t *fields, struct dbc_history **ret)
 {
 	struct dbc_history *history = calloc(1, sizeof(*history));
-	const char *sudo = secure_getenv("SUDO_USER");
 
 	if (!history) {
 		json_decref(fields);
@@ -111,8 +123,9 @@ struct pe_error *dbc_history_begin(const char *action, json_t *fields, struct db
 		json_pack("{s:o, s:s, s:o}", "id", new_id(), "action", action, "began", now_text());
 	json_object_update(history->record, fields);
 	json_decref(fields);
-	if (sudo)
-		json_object_set_new(history->record, "by", json_string(sudo));
+	/* The agent says so itself, whoever has started it. */
+	if (!json_object_get(history->record, "by"))
+		json_object_set_new(history->record, "by", who());
 
 	struct pe_error *err = begin(history);
 

@@ -187,3 +187,21 @@ def test_a_clock_wrong_by_a_year_is_told_and_costs_no_patch(new_server, reposito
         assert agent.target(server)["level"] == 2
     finally:
         agent.remove()
+
+
+def test_what_an_agent_does_that_was_started_by_sudo_is_its_own(new_server, repository, levels,
+                                                                 monkeypatch):
+    """Else what it takes back itself would count as reverted by hand, and stay out."""
+    server = new_server()
+    let_in(server)
+    agent = Agent(server, PATCH_SERVER=repository.web.url)
+    repository.trusted_by(agent)
+    monkeypatch.setenv("SUDO_USER", "anna")
+    agent.start()
+    try:
+        repository.add(levels[1])
+        update(agent)
+        rows = care("dbcarectl", "history", "--json", env=agent.env).json["history"]
+        assert [(r["patch"], r["by"]) for r in rows] == [("rnd", "care-agent")]
+    finally:
+        agent.remove()
