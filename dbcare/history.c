@@ -96,8 +96,7 @@ static json_t *who(void)
 
 	if (sudo && *sudo)
 		return json_string(sudo);
-	return entry ? json_string(entry->pw_name)
-		     : json_sprintf("uid %u", (unsigned int)getuid());
+	return entry ? json_string(entry->pw_name) : json_sprintf("uid %u", (unsigned int)getuid());
 }
 
 static struct pe_error *begin(struct dbc_history *history)

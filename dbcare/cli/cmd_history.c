@@ -111,28 +111,53 @@ static const char *field(const json_t *record, const char *name)
 	return json_string_value(json_object_get(record, name));
 }
 
-static void print_history(const json_t *all)
+/* Is more than one server in it? Then the version does not tell which is meant. */
+static bool several_servers(const json_t *all)
 {
-	static const char *const titles[] = { "TIME",	"ACTION", "PATCH", ">PID",    "SERVER",
-					      "RESULT", ">PAUSE", "GATES", "MESSAGE", NULL };
-	struct pe_table *table = pe_table_new(titles);
+	const char *first = NULL;
 	const json_t *record;
 	size_t i;
 
 	json_array_foreach(all, i, record)
 	{
-		char pid[24], pause[32] = "-";
+		const char *socket = field(record, "socket");
+
+		if (!socket)
+			continue;
+		if (first && strcmp(first, socket) != 0)
+			return true;
+		first = socket;
+	}
+	return false;
+}
+
+static void print_history(const json_t *all)
+{
+	static const char *const titles[] = { "TIME",	"ACTION", "~PATCH", ">PID",	"~SERVER",
+					      "RESULT", ">PAUSE", "BY",	    "~MESSAGE", NULL };
+	struct pe_table *table = pe_table_new(titles);
+	bool several = several_servers(all);
+	const json_t *record;
+	size_t i;
+
+	json_array_foreach(all, i, record)
+	{
+		const char *socket = several ? field(record, "socket") : NULL;
+		const char *gates = field(record, "gates"), *result = field(record, "result");
+		char pid[24], pause[32] = "-", ended[64];
 		json_int_t us = json_integer_value(json_object_get(record, "pause_us"));
 
 		snprintf(pid, sizeof(pid), "%lld",
 			 (long long)json_integer_value(json_object_get(record, "pid")));
 		if (us)
 			pe_format_us((unsigned long long)us, pause);
+		snprintf(ended, sizeof(ended), "%s%s", result ? result : "-",
+			 gates && strcmp(gates, "skipped") == 0 ? ", no gates" : "");
 		pe_table_row(table, (const char *const[]){
 					    field(record, "time"), field(record, "action"),
-					    field(record, "patch"), pid, field(record, "server"),
-					    field(record, "result"), pause, field(record, "gates"),
-					    field(record, "message") });
+					    field(record, "patch"), pid,
+					    socket ? socket : field(record, "server"), ended, pause,
+					    field(record, "by"), field(record, "message") });
 	}
 	pe_table_print_and_free(table);
 }
@@ -165,7 +190,9 @@ int cmd_history(int argc, char **argv)
 	static const struct argp argp = {
 		options, history_parse, NULL,
 		"Shows what was applied, reverted and taken back on this host, by hand and by the "
-		"agent, in the order in which it began.\v"
+		"agent, in the order in which it began. BY is the user (behind sudo, too) or "
+		"care-agent; SERVER its version, or its socket when the list has several "
+		"servers.\v"
 		"It is kept in /var/lib/dbcare/history.db ($DBCARE_STATE_DIR), an SQLite database "
 		"whose table `operations` may be read by other programs. What is applied now is "
 		"told by the servers themselves: see `dbcarectl list`.\n"

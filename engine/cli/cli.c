@@ -92,9 +92,11 @@ struct pe_table *pe_table_new(const char *const *titles)
 	table->table = scols_new_table();
 	for (; titles[table->columns]; table->columns++) {
 		const char *title = titles[table->columns];
-		bool right = *title == '>';
+		int flags = *title == '>' ? SCOLS_FL_RIGHT : *title == '~' ? SCOLS_FL_WRAP : 0;
+		/* Of the terminal's width: what such columns share when there is not enough. */
+		double hint = flags == SCOLS_FL_WRAP ? 0.2 : 0;
 
-		scols_table_new_column(table->table, title + right, 0, right ? SCOLS_FL_RIGHT : 0);
+		scols_table_new_column(table->table, title + (flags != 0), hint, flags);
 	}
 	return table;
 }

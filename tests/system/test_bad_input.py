@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Bad input and bad moments: a clear error, the right exit status, and a server untouched."""
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import random
 import shutil
 import signal
+import struct
 import subprocess
+import termios
 import threading
 import time
 
@@ -364,3 +369,65 @@ def test_history_is_chosen_from_by_server_patch_and_time(untouched, patch, tmp_p
     assert len(rows("--since=2026-01-01", "--until=2999-01-01")) == 2
     refused = care("dbcarectl", "history", "--since=yesterday", env=env, expect=1)
     assert "'yesterday' is no time" in refused.err
+
+
+def lines_of_history(folder, *records):
+    """A history as earlier versions wrote it, which is taken over: one record a line."""
+    usual = {"action": "apply", "began": "2026-11-29T10:00:00Z", "time": "2026-11-29T10:00:01Z",
+             "patch": "cve-2026-49261", "server": "10.11.18-MariaDB-0+deb12u1",
+             "result": "applied", "pause_us": 1234, "gates": "ok"}
+    with open(folder / "history.jsonl", "w") as file:
+        for i, record in enumerate(records):
+            line = {"id": f"{i}-1-0", "pid": 4711 + i, **usual, **record}
+            file.write(json.dumps(line) + "\n")
+
+
+def test_history_shows_who_did_it_and_in_which_server(tmp_path):
+    env = {"DBCARE_STATE_DIR": str(tmp_path)}
+    lines_of_history(tmp_path, {"socket": "/run/a.sock", "by": "anna"},
+                     {"socket": "/run/a.sock", "by": "care-agent", "gates": "skipped"},
+                     {"socket": "/run/b.sock", "by": "root", "result": "held"})
+    lines = care("dbcarectl", "history", env=env).out.splitlines()
+    assert "BY" in lines[0].split()
+    for line, words in zip(lines[1:], (("anna", "/run/a.sock"), ("care-agent", "no gates"),
+                                       ("root", "held", "/run/b.sock"))):
+        assert all(word in line for word in words), line
+    # One server: which version it was tells more.
+    alone = care("dbcarectl", "history", "--server=/run/a.sock", env=env).out
+    assert "10.11.18-MariaDB" in alone and "/run/a.sock" not in alone
+
+
+def test_history_by_hand_names_the_user_and_sudo_the_one_behind_it(untouched, patch, tmp_path):
+    env = {"DBCARE_STATE_DIR": str(tmp_path), "SUDO_USER": ""}
+    care("dbcarectl", "apply", patch, untouched.pid, env=env)
+    care("dbcarectl", "revert", "rnd-0-5", untouched.pid, env=dict(env, SUDO_USER="anna"))
+    rows = care("dbcarectl", "history", "--json", env=env).json["history"]
+    assert [r["by"] for r in rows] == ["root", "anna"]
+
+
+@pytest.mark.parametrize("columns", (90, 130))
+def test_a_history_stays_within_the_terminal_and_loses_nothing(tmp_path, columns):
+    env = {"DBCARE_STATE_DIR": str(tmp_path)}
+    socket, message = f"3fe2a1b4c5d6:/var/lib/{'long/' * 12}mysqld.sock", "why it was held " * 12
+    lines_of_history(tmp_path, {"socket": "/a"},
+                     {"socket": socket, "by": "care-agent", "message": message})
+    shown = on_terminal(columns, program("dbcarectl"), "history", env=env)
+    assert max(map(len, shown)) <= columns, shown
+    # Cells that take several lines stand below each other.
+    begin, end = shown[0].index("SERVER"), shown[0].index("RESULT")
+    assert "".join(line[begin:end].strip() for line in shown[2:]) == socket
+
+
+def on_terminal(columns, *command, env):
+    """The lines that a command prints on a terminal of that width."""
+    pid, fd = pty.fork()
+    if not pid:
+        fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        os.execve(command[0], command, dict(os.environ, **env))
+    out = b""
+    with contextlib.suppress(OSError):  # EIO: the command has ended
+        while data := os.read(fd, 4096):
+            out += data
+    os.close(fd)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, out
+    return out.decode().splitlines()

@@ -28,7 +28,9 @@ int pe_cli_fail(const char *program, struct pe_error *err, bool json);
 /* Prints and frees @root on stdout, one line, sorted by insertion. */
 void pe_cli_json(json_t *root);
 
-/* A table by libsmartcols: @titles ends with NULL; a title that begins with '>' is right-aligned.
+/*
+ * A table by libsmartcols: @titles ends with NULL; a title that begins with '>' is right-aligned,
+ * one that begins with '~' takes several lines where the terminal is too narrow for one.
  */
 struct pe_table;
 struct pe_table *pe_table_new(const char *const *titles);
