@@ -158,7 +158,7 @@ struct pe_error *publisher_verify(struct publisher *publisher, size_t *roles, si
 	pe_auto_temp_dir struct pe_temp_dir dir = { 0 };
 	struct check check = { .publisher = publisher, .targets = targets };
 	pe_auto_free char *path = publisher_path(publisher, "public/metadata/1.root.json");
-	pe_auto_free char *root = NULL;
+	pe_auto_free char *root = NULL, *folder = NULL;
 	size_t size;
 
 	*roles = *targets = 0;
@@ -171,10 +171,13 @@ struct pe_error *publisher_verify(struct publisher *publisher, size_t *roles, si
 
 	if (!err)
 		err = pe_temp_dir_init(&dir);
+	/* Not the temporary folder itself: that is locked by us, and a client locks its own. */
+	if (!err) {
+		folder = pe_format("%s/client", dir.path);
+		err = folder ? tuf_init(folder, root, size) : pe_error_nomem();
+	}
 	if (!err)
-		err = tuf_init(dir.path, root, size);
-	if (!err)
-		err = tuf_client_open(dir.path, NULL, &check.client);
+		err = tuf_client_open(folder, NULL, &check.client);
 	if (!err)
 		err = load_ring(&check);
 	if (!err)
