@@ -96,7 +96,7 @@ static const char doc[] =
 	"  sign FILE        signs, with --key, what publish left in DIR/pending\n"
 	"  collect FILE...  takes back what was signed elsewhere\n"
 	"  verify           checks all that is published, as a host would\n"
-	"  status           which role expires when, which keys sign it\n"
+	"  status           the patches, and which role expires when, which keys sign it\n"
 	"\n"
 	"Roles: root, targets, snapshot, timestamp, patch, feed/NAME.\n"
 	"\n"

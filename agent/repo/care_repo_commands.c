@@ -449,28 +449,112 @@ static void print_status(json_t *roles)
 	pe_table_print_and_free(table);
 }
 
+/* Words of a list, blank between, the first @most of them, each of at most @size letters. */
+static char *some_words(const json_t *list, size_t most, int size)
+{
+	char *text = NULL;
+	size_t room, count = json_array_size(list);
+	FILE *out = open_memstream(&text, &room);
+
+	for (size_t i = 0; out && i < count && i < most; i++)
+		fprintf(out, "%s%.*s", i ? " " : "", size,
+			json_string_value(json_array_get(list, i)));
+	if (out && count > most)
+		fprintf(out, " and %zu more", count - most);
+	if (out)
+		fclose(out);
+	return text;
+}
+
+/* What of it hosts know, and whether they are to take it. */
+static char *state_of_patch(const json_t *patch)
+{
+	const char *blocked = json_string_value(json_object_get(patch, "blocked"));
+	const char *published = json_string_value(json_object_get(patch, "published"));
+	bool known = strcmp(published, "yes") == 0;
+	char *text = NULL;
+
+	if (asprintf(&text, "%s%s%s%s",
+		     blocked ? "blocked"
+		     : known ? "published"
+			     : "",
+		     known     ? ""
+		     : blocked ? ", not published yet"
+			       : "not published yet",
+		     blocked ? ": " : "", blocked ? blocked : "") < 0)
+		return NULL;
+	return text;
+}
+
+static void print_patches(const json_t *patches)
+{
+	static const char *const titles[] = { "PATCH", ">LEVEL",   "FEED",   "PRODUCT",	  "~BUILDS",
+					      "~CVES", "RELEASED", "~STATE", "SIGNED BY", NULL };
+	enum { BUILDS = 4, BUILD_LETTERS = 12, CVES = 16, CVE_LETTERS = 32 };
+	struct pe_table *table = pe_table_new(titles);
+	const json_t *patch;
+	size_t i;
+
+	json_array_foreach(patches, i, patch)
+	{
+		const json_t *cves = json_object_get(patch, "cves");
+		const char *signer = json_string_value(json_object_get(patch, "signed_by"));
+		pe_auto_free char *builds =
+			some_words(json_object_get(patch, "builds"), BUILDS, BUILD_LETTERS);
+		pe_auto_free char *fixes = some_words(cves, CVES, CVE_LETTERS);
+		pe_auto_free char *state = state_of_patch(patch);
+		char level[24];
+
+		snprintf(level, sizeof(level), "%lld",
+			 (long long)json_integer_value(json_object_get(patch, "level")));
+		pe_table_row(table,
+			     (const char *const[]){
+				     json_string_value(json_object_get(patch, "name")), level,
+				     json_string_value(json_object_get(patch, "feed")),
+				     json_string_value(json_object_get(patch, "product")), builds,
+				     json_array_size(cves) ? fixes : NULL,
+				     json_string_value(json_object_get(patch, "released")), state,
+				     signer ? signer : "nobody" });
+	}
+	pe_table_print_and_free(table);
+	json_array_foreach(patches, i, patch)
+	{
+		const char *wrong = json_string_value(json_object_get(patch, "signature_error"));
+
+		if (wrong)
+			printf("%s, level %lld: %s\n",
+			       json_string_value(json_object_get(patch, "name")),
+			       (long long)json_integer_value(json_object_get(patch, "level")),
+			       wrong);
+	}
+}
+
 struct pe_error *care_repo_status(struct care_repo_options *options)
 {
 	auto_publisher struct publisher *publisher = NULL;
-	repo_auto_json json_t *roles = json_array();
+	repo_auto_json json_t *roles = json_array(), *patches = NULL;
 	struct pe_error *err = open_repo(options, &publisher);
 
 	if (!err)
 		err = collect_status(publisher, roles);
+	if (!err)
+		err = publisher_patches(publisher, &patches);
 	if (err)
 		return err;
-
-	size_t patches = json_object_size(publisher->catalogue);
-
 	if (options->json) {
-		pe_cli_json(
-			json_pack("{s:O, s:I}", "roles", roles, "targets", (json_int_t)patches));
+		pe_cli_json(json_pack("{s:O, s:I, s:O}", "roles", roles, "targets",
+				      (json_int_t)json_object_size(publisher->catalogue), "patches",
+				      patches));
 		return NULL;
 	}
 	if (json_array_size(roles))
 		print_status(roles);
 	else
 		puts("nothing is published yet: care-repo publish");
-	printf("%zu patches in the catalogue\n", patches);
+	putchar('\n');
+	if (json_array_size(patches))
+		print_patches(patches);
+	else
+		puts("no patch has been added yet: care-repo add");
 	return NULL;
 }

@@ -131,6 +131,20 @@ struct pe_error *publisher_block(struct publisher *publisher, const char *name, 
 struct pe_error *publisher_sticky(struct publisher *publisher, const char *key, const char *tag,
 				  const char *type) pe_must_check;
 
+/* ---- the list of patches (listing.c) ---- */
+
+struct repo_keyring;
+
+/* The keys that patches were signed with; *ids (may be NULL) receives KEYID -> name of the key. */
+struct pe_error *publisher_patch_ring(struct publisher *publisher, json_t *ids,
+				      struct repo_keyring **ret) pe_must_check;
+/*
+ * All patches, by feed, product, name and level: [{"name", "level", "feed", "product", "builds",
+ * "cves", "kind", "released", "published": "yes", "no", or "changed" since, "blocked": reason or
+ * null, "signed_by": key or null, "signature_error": text or null}, ...]. New reference.
+ */
+struct pe_error *publisher_patches(struct publisher *publisher, json_t **ret) pe_must_check;
+
 /* ---- metadata (roles.c, publish.c) ---- */
 
 /*

@@ -135,24 +135,6 @@ static struct pe_error *check_all(struct check *check, size_t *roles)
 	return err;
 }
 
-static struct pe_error *load_ring(struct check *check)
-{
-	json_t *names = publisher_role_keys(check->publisher, "patch");
-	struct pe_error *err = repo_keyring_new(&check->ring);
-
-	for (size_t i = 0; !err && i < json_array_size(names); i++) {
-		pe_auto_free char *pem = NULL,
-				  *path = pe_format("%s/keys/%s.pub", check->publisher->dir,
-						    json_string_value(json_array_get(names, i)));
-		size_t size = 0;
-
-		err = path ? pe_file_read(path, &pem, &size) : pe_error_nomem();
-		if (!err)
-			err = repo_keyring_add_pem(check->ring, pem, size);
-	}
-	return err;
-}
-
 struct pe_error *publisher_verify(struct publisher *publisher, size_t *roles, size_t *targets)
 {
 	pe_auto_temp_dir struct pe_temp_dir dir = { 0 };
@@ -179,7 +161,7 @@ struct pe_error *publisher_verify(struct publisher *publisher, size_t *roles, si
 	if (!err)
 		err = tuf_client_open(folder, NULL, &check.client);
 	if (!err)
-		err = load_ring(&check);
+		err = publisher_patch_ring(publisher, NULL, &check.ring);
 	if (!err)
 		err = check_all(&check, roles);
 	tuf_client_free(check.client);

@@ -147,6 +147,50 @@ def test_a_blocked_patch_is_signed_as_blocked(repo, tmp_path):
     repo.care("verify")
 
 
+def test_status_lists_the_patches_and_what_hosts_know_of_them(repo, tmp_path):
+    assert repo.care("status", "--json").json["patches"] == []
+    assert "no patch has been added" in repo.care("status").out
+    repo.care("add", write_patch(str(tmp_path)))
+    found, = repo.care("status", "--json").json["patches"]
+    assert found["name"] == "cve-2026-49261" and found["level"] == 3 and found["feed"] == "main"
+    assert found["product"] == "db" and sorted(found["builds"]) == ["0102", "7a14d39c"]
+    assert found["published"] == "no" and found["blocked"] is None
+    assert found["signed_by"] == "patch-1" and found["signature_error"] is None
+    repo.care("publish")
+    repo.care("sticky", "production-hosts", "none")
+    repo.care("add", write_patch(str(tmp_path), level=4))
+    shown = repo.care("status").out.splitlines()
+    rows = [line for line in shown if line.startswith("cve-2026-49261")]
+    assert [line.split()[1] for line in rows] == ["3", "4"]
+    assert "published" in rows[0] and "not published yet" not in rows[0]
+    assert "not published yet" in rows[1] and "7a14d39c" in rows[1]
+    assert all(cve in rows[0] for cve in found["cves"])
+    repo.care("block", "cve-2026-49261", "--reason", "crashes with plugin x")
+    assert [(p["published"], p["blocked"]) for p in repo.care("status", "--json").json["patches"]
+            ] == [("changed", "crashes with plugin x"), ("no", "crashes with plugin x")]
+    assert "blocked, not published yet: crashes with plugin x" in repo.care("status").out
+    repo.care("publish")
+    assert "not published yet" not in repo.care("status").out
+    assert " blocked: crashes with plugin x" in repo.care("status").out
+
+
+def test_status_tells_whose_signature_a_patch_has_and_which_has_none(repo, tmp_path):
+    repo.care("add", write_patch(str(tmp_path)))
+    repo.care("rotate", "patch")
+    repo.care("add", write_patch(str(tmp_path), level=4))
+    signers = [p["signed_by"] for p in repo.care("status", "--json").json["patches"]]
+    assert signers == ["patch-1", "patch-2"]
+    for path in glob.glob(os.path.join(repo.public, "targets", "main", "db", "*", "*.4-*.cpatch")):
+        with open(path, "r+b") as file:
+            file.seek(100)
+            file.write(b"changed")
+    found = repo.care("status", "--json").json["patches"]
+    assert [p["signed_by"] for p in found] == ["patch-1", None]
+    assert "the file was changed" in found[1]["signature_error"]
+    shown = repo.care("status").out
+    assert "level 4: the signature by key" in shown and "nobody" in shown
+
+
 def test_feeds_have_keys_of_their_own(repo, tmp_path):
     patch = write_patch(str(tmp_path))
     assert "care-repo key feed/test" in repo.care("add", patch, "--feed", "test", expect=1).text
