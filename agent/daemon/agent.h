@@ -182,7 +182,13 @@ json_t *agent_events_wait(unsigned long long *after, bool wait);
 
 /* ---- hooks.c ---- */
 
-/* Runs all hooks of @when; POLICY when one of them vetoes. */
+/* Before the words of a hook in its error: they may be others at each try. */
+#define AGENT_HOOK_SAID " and said: "
+
+/*
+ * Runs all hooks of @when; POLICY when one of them vetoes, with the end of what it printed, on one
+ * line and without control characters.
+ */
 struct pe_error *agent_hooks_run(const char *when, const struct agent_target *target,
 				 const char *patch, const char *reason) pe_must_check;
 

@@ -3,7 +3,8 @@
  * Hooks: executable files in HOOKS_DIR/WHEN, in the order of their names, WHEN being pre-apply,
  * post-apply or on-hold. They run as the agent does, without rights, and are told by variables:
  * DBCARE_EVENT, DBCARE_PID, DBCARE_TARGET, DBCARE_PATCH, DBCARE_REASON. A pre-apply hook that ends
- * with another status than 0, or not at all, vetoes.
+ * with another status than 0, or not at all, vetoes. What a hook prints goes to where the agent
+ * logs, and the end of it into the message when the hook fails.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -12,20 +13,49 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "agent/daemon/agent.h"
 #include "agent/paths.h"
 #include "engine/cleanup.h"
 
-enum { HOOK_MS = 60000, VARIABLES = 7, VARIABLE_ROOM = 512 };
+enum {
+	HOOK_MS = 60000,
+	LAST_WORDS_MS = 200, /* after its end; what it has started may keep the pipe for ever */
+	VARIABLES = 7,
+	VARIABLE_ROOM = 512,
+	HEARD = 1024,	 /* of what it printed last */
+	WORDS_MOST = 300 /* of that in a message */
+};
 
+/* Freed when both the process and the pipe are closed. */
 struct run {
 	uv_process_t process;
-	struct agent_task *task;
-	bool ended;
+	uv_pipe_t pipe;
+	int open_handles;
+	struct agent_task *task; /* NULL: nobody waits any more */
+	bool ended, silent;	 /* silent: the pipe has ended, too */
 	int64_t status;
 	int signal;
+	char buffer[4096];
+	char heard[HEARD + 1];
+	size_t heard_size;
+	bool heard_more; /* than is kept */
 };
+
+static void on_closed(uv_handle_t *handle)
+{
+	struct run *run = handle->data;
+
+	if (--run->open_handles == 0)
+		free(run);
+}
+
+static void wake(const struct run *run)
+{
+	if (run->task)
+		agent_task_wake(run->task);
+}
 
 static void on_exit_of_hook(uv_process_t *process, int64_t status, int signal)
 {
@@ -34,51 +64,168 @@ static void on_exit_of_hook(uv_process_t *process, int64_t status, int signal)
 	run->ended = true;
 	run->status = status;
 	run->signal = signal;
-	agent_task_wake(run->task);
+	wake(run);
 }
 
-static void on_closed(uv_handle_t *handle)
+/* ---- what it prints ---- */
+
+static void keep(struct run *run, const char *bytes, size_t size)
 {
-	free(handle->data);
+	if (size > HEARD) {
+		run->heard_more = true;
+		bytes += size - HEARD;
+		size = HEARD;
+	}
+
+	size_t over = run->heard_size + size > HEARD ? run->heard_size + size - HEARD : 0;
+
+	run->heard_more |= over > 0;
+	memmove(run->heard, run->heard + over, run->heard_size - over);
+	run->heard_size -= over;
+	memcpy(run->heard + run->heard_size, bytes, size);
+	run->heard_size += size;
 }
 
-static struct pe_error *veto(const char *path, const char *fmt, int number)
+static void give_room(uv_handle_t *handle, size_t size, uv_buf_t *ret)
 {
-	char why[64];
+	struct run *run = handle->data;
+
+	*ret = uv_buf_init(run->buffer, sizeof(run->buffer));
+}
+
+static void on_printed(uv_stream_t *stream, ssize_t size, const uv_buf_t *buffer)
+{
+	struct run *run = stream->data;
+
+	if (size < 0) {
+		run->silent = true;
+		uv_close((uv_handle_t *)stream, on_closed);
+		wake(run);
+		return;
+	}
+	fwrite(buffer->base, 1, (size_t)size, stderr);
+	keep(run, buffer->base, (size_t)size);
+}
+
+/* Bytes of the character that begins here; 0: it is none of UTF-8, or one that controls. */
+static size_t letter_size(const char *text, size_t room)
+{
+	unsigned char first = (unsigned char)*text;
+	size_t size = first < 0x80 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+	json_t *good;
+
+	if (first < 0x20 || first == 0x7f || size > room)
+		return 0;
+	if (first == 0xc2 && (unsigned char)text[1] < 0xa0)
+		return 0;
+	good = json_stringn(text, size);
+	json_decref(good);
+	return good ? size : 0;
+}
+
+/* One line of what was heard, lines with "; " between; its end when it is too long. */
+static void last_words(const struct run *run, char out[WORDS_MOST + 8])
+{
+	char text[3 * HEARD + 1];
+	size_t used = 0, begin = 0;
+	bool broken = false, blank = false;
+
+	for (size_t i = 0; i < run->heard_size;) {
+		size_t size = letter_size(run->heard + i, run->heard_size - i);
+
+		broken |= run->heard[i] == '\n';
+		blank |= !size || run->heard[i] == ' ';
+		if (size && run->heard[i] != ' ') {
+			const char *between = broken ? "; " : blank ? " " : "";
+
+			if (used)
+				used += (size_t)sprintf(text + used, "%s", between);
+			memcpy(text + used, run->heard + i, size);
+			used += size;
+			broken = blank = false;
+		}
+		i += size ? size : 1;
+	}
+	text[used] = '\0';
+	if (used > WORDS_MOST)
+		begin = used - WORDS_MOST;
+	while (((unsigned char)text[begin] & 0xc0) == 0x80)
+		begin++; /* not in the middle of a character */
+	snprintf(out, WORDS_MOST + 8, "%s%s", used && (begin || run->heard_more) ? "…" : "",
+		 text + begin);
+}
+
+static struct pe_error *veto(const struct run *run, const char *path, const char *fmt, int number)
+{
+	char why[64], words[WORDS_MOST + 8];
 
 	snprintf(why, sizeof(why), fmt, number);
-	return pe_error_new(PE_ERR_POLICY, "hook %s %s", path, why);
+	last_words(run, words);
+	return pe_error_new(PE_ERR_POLICY, "hook %s %s%s%s", path, why,
+			    *words ? AGENT_HOOK_SAID : "", words);
+}
+
+/* ---- one hook ---- */
+
+/* Until @done or @ms have passed. */
+static void wait_until(const bool *done, uint64_t ms)
+{
+	uint64_t until = uv_now(agent_loop()) + ms, now;
+
+	while (!*done && (now = uv_now(agent_loop())) < until)
+		agent_task_wait((int)(until - now));
 }
 
 static struct pe_error *wait_for(struct run *run, const char *path)
 {
-	uint64_t until = uv_now(agent_loop()) + HOOK_MS;
+	wait_until(&run->ended, HOOK_MS);
 
-	while (!run->ended) {
-		uint64_t now = uv_now(agent_loop());
+	bool late = !run->ended;
 
-		if (now >= until)
-			break;
-		agent_task_wait((int)(until - now));
-	}
-	if (!run->ended) {
+	if (late)
 		uv_process_kill(&run->process, SIGKILL);
-		while (!run->ended)
-			agent_task_wait(-1);
-		return veto(path, "did not end within %d s", HOOK_MS / 1000);
-	}
+	while (!run->ended)
+		agent_task_wait(-1);
+	wait_until(&run->silent, LAST_WORDS_MS);
+	if (late)
+		return veto(run, path, "did not end within %d s", HOOK_MS / 1000);
 	if (run->signal)
-		return veto(path, "was killed by signal %d", run->signal);
-	return run->status ? veto(path, "ended with status %d", (int)run->status) : NULL;
+		return veto(run, path, "was killed by signal %d", run->signal);
+	return run->status ? veto(run, path, "ended with status %d", (int)run->status) : NULL;
+}
+
+/* The end of a pipe that the hook writes to; -1: there is none to be had. */
+static int listen_to(struct run *run)
+{
+	uv_file ends[2];
+
+	if (uv_pipe(ends, UV_NONBLOCK_PIPE, 0) != 0)
+		return -1;
+	uv_pipe_init(agent_loop(), &run->pipe, 0);
+	run->pipe.data = run;
+	run->open_handles++;
+	if (uv_pipe_open(&run->pipe, ends[0]) == 0 &&
+	    uv_read_start((uv_stream_t *)&run->pipe, give_room, on_printed) == 0)
+		return ends[1];
+	close(ends[1]);
+	uv_close((uv_handle_t *)&run->pipe, on_closed);
+	return -1;
 }
 
 static struct pe_error *run_hook(const char *path, char **env)
 {
 	struct run *run = calloc(1, sizeof(*run));
 	char *args[] = { (char *)path, NULL };
-	uv_stdio_container_t stdio[3] = { { .flags = UV_IGNORE },
-					  { .flags = UV_INHERIT_FD, .data.fd = 2 },
-					  { .flags = UV_INHERIT_FD, .data.fd = 2 } };
+
+	if (!run)
+		return pe_error_nomem();
+	run->task = agent_task_self();
+	run->process.data = run;
+	run->open_handles = 1;
+
+	int out = listen_to(run);
+	uv_stdio_container_t to = { .flags = UV_INHERIT_FD, .data.fd = out < 0 ? 2 : out };
+	uv_stdio_container_t stdio[3] = { { .flags = UV_IGNORE }, to, to };
 	uv_process_options_t options = { .exit_cb = on_exit_of_hook,
 					 .file = path,
 					 .args = args,
@@ -86,16 +233,18 @@ static struct pe_error *run_hook(const char *path, char **env)
 					 .stdio_count = 3,
 					 .stdio = stdio };
 
-	if (!run)
-		return pe_error_nomem();
-	run->task = agent_task_self();
-	run->process.data = run;
+	run->silent = out < 0;
 
 	int status = uv_spawn(agent_loop(), &run->process, &options);
+
+	if (out >= 0)
+		close(out);
+
 	struct pe_error *err = status ? pe_error_new(PE_ERR_POLICY, "hook %s cannot be run: %s",
 						     path, uv_strerror(status))
 				      : wait_for(run, path);
 
+	run->task = NULL;
 	uv_close((uv_handle_t *)&run->process, on_closed);
 	return err;
 }

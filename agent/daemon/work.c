@@ -36,12 +36,22 @@ void agent_held_clear(struct agent_target *target)
 	target->held = (struct agent_held){ 0 };
 }
 
+/* Other words of the same hook are no other reason: nobody has to hear of it again. */
+static bool same_reason(const char *a, const char *b)
+{
+	const char *said = strstr(a, AGENT_HOOK_SAID);
+	size_t size = said ? (size_t)(said - a) : strlen(a);
+
+	return strncmp(a, b, size) == 0 &&
+	       (!b[size] || strncmp(b + size, AGENT_HOOK_SAID, strlen(AGENT_HOOK_SAID)) == 0);
+}
+
 /* Keeps "since" while the same kind of thing holds; @retry false: not by itself. */
 static int hold(struct agent_target *target, const char *patch, const char *reason, bool retry)
 {
 	struct agent_held *held = &target->held;
 	bool fresh = !held->reason;
-	bool changed = fresh || strcmp(held->reason, reason) != 0;
+	bool changed = fresh || !same_reason(held->reason, reason);
 	unsigned int tries = held->tries + 1;
 	int wait = RETRY_MS << (tries > 8 ? 8 : tries - 1);
 
@@ -49,9 +59,9 @@ static int hold(struct agent_target *target, const char *patch, const char *reas
 		wait = RETRY_MOST_MS;
 	if (fresh)
 		held->since = time(NULL);
+	free(held->reason);
+	held->reason = strdup(reason);
 	if (changed) {
-		free(held->reason);
-		held->reason = strdup(reason);
 		free(held->patch);
 		held->patch = patch ? strdup(patch) : NULL;
 	}

@@ -2,6 +2,7 @@
 """Which patch a host takes, and when: feeds, sticky days, keys, delays, the cache, random delays and
 back-off; with a clock of the tests' own where days have to pass."""
 import os
+import time
 
 import pytest
 
@@ -218,3 +219,36 @@ def test_the_cache_serves_first_and_is_mended_and_tidied(hosts, repository, leve
         if days == 60:
             assert len(os.listdir(cache)) == 1
     assert os.listdir(cache) == []
+
+
+def test_what_a_failing_hook_prints_is_told_with_the_reason(updated, repository, levels):
+    server, agent = updated()
+    folder = agent.path("hooks", "pre-apply")
+    os.makedirs(folder)
+    with open(os.path.join(folder, "10-quiet"), "w") as file:
+        file.write("#!/bin/sh\necho of no interest\n")
+    with open(os.path.join(folder, "20-veto"), "w") as file:
+        # More than a message takes, control characters, bytes that are no UTF-8, both outputs; and
+        # something in the background that keeps the pipe, and other words at each try.
+        file.write("#!/bin/sh\nseq 1000\nprintf 'the \\033[31mbackup\\033[0m runs \\377 für\\n\\n'\n"
+                   "printf '  ask anna\\t(%s)\\n' $(date +%N) >&2\nsleep 30 &\nexit 3\n")
+    for name in os.listdir(folder):
+        os.chmod(os.path.join(folder, name), 0o755)
+    repository.add(levels[1])
+    begin = time.monotonic()
+    update(agent, expect=4)
+    assert time.monotonic() - begin < 15
+    reason = agent.target(server)["held"]["reason"]
+    assert "20-veto ended with status 3 and said: …" in reason
+    assert "the [31mbackup [0m runs für; ask anna (" in reason
+    assert len(reason.encode()) < 450 and reason.isprintable() and "no interest" not in reason
+    assert reason in [event["reason"] for event in agent.events("held")]
+    assert "ask anna (" in care("dbcarectl", "status", env=agent.env).out
+    assert "of no interest\n" in agent.log()
+    # Tried again with other words: shown, and no reason to tell everybody again.
+    wait_until(lambda: agent.target(server)["held"]["reason"] != reason, 20, "the next try")
+    assert len(agent.events("held")) == 1
+    with open(os.path.join(folder, "20-veto"), "w") as file:
+        file.write("#!/bin/sh\nexit 0\n")
+    update(agent)
+    assert level(agent, server) == 1
