@@ -154,7 +154,10 @@ void agent_offers_look(struct agent *agent);
 void agent_state_load(struct agent *agent);
 void agent_state_save(struct agent *agent);
 /* @target "" means all. */
-bool agent_state_is_held(struct agent *agent, const char *target, const char **by);
+/* Who holds it, borrowed; NULL: nobody. A hold of all is none of the target's own. */
+const char *agent_state_held_by(struct agent *agent, const char *target);
+/* All holds, borrowed: target -> by. */
+const json_t *agent_state_holds(struct agent *agent);
 void agent_state_hold(struct agent *agent, const char *target, const char *by);
 bool agent_state_resume(struct agent *agent, const char *target);
 void agent_state_crashed(struct agent *agent, const char *sha256, const char *name,

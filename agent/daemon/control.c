@@ -82,7 +82,6 @@ static struct pe_error *do_status(struct client *client, const json_t *request, 
 	struct agent *agent = client->agent;
 	json_t *targets = json_array();
 	pe_auto_free char *wrong = complaint(agent);
-	const char *by;
 
 	agent_scan_fresh(agent);
 	for (struct agent_target *t = agent->targets; t; t = t->next) {
@@ -107,7 +106,7 @@ static struct pe_error *do_status(struct client *client, const json_t *request, 
 	json_object_set_new(answer, "settings_error", wrong ? json_string(wrong) : json_null());
 	json_object_set_new(answer, "watching", json_boolean(agent->watching));
 	json_object_set_new(answer, "held_all",
-			    json_boolean(agent_state_is_held(agent, NULL, &by)));
+			    json_boolean(agent_state_held_by(agent, "") != NULL));
 	json_object_set_new(answer, "offers", json_integer((json_int_t)agent->offers.count));
 	json_object_set_new(answer, "settings", settings_json(&agent->settings));
 	json_object_set(answer, "state", agent->state);
@@ -223,6 +222,18 @@ static void name_of_user(uid_t uid, char out[64])
 		snprintf(out, 64, "uid %u", (unsigned int)uid);
 }
 
+/* What is held now, so that nobody takes the end of one hold for the end of all. */
+static void tell_holds(struct agent *agent, const char *name, json_t *answer)
+{
+	json_t *holds = json_copy((json_t *)agent_state_holds(agent)); /* its values are shared */
+	json_t *all = json_object_get(holds, "");
+
+	json_object_set_new(answer, "name", json_string(name));
+	json_object_set_new(answer, "all_held_by", all ? json_incref(all) : json_null());
+	json_object_del(holds, "");
+	json_object_set_new(answer, "held_by", holds);
+}
+
 static struct pe_error *do_hold(struct client *client, const json_t *request, json_t *answer)
 {
 	const char *name;
@@ -236,6 +247,7 @@ static struct pe_error *do_hold(struct client *client, const json_t *request, js
 	agent_state_hold(client->agent, name, by);
 	agent_event(client->agent, LOG_NOTICE, "hold", NULL,
 		    json_pack("{s:s, s:s}", "by", by, "name", *name ? name : "all"));
+	tell_holds(client->agent, name, answer);
 	agent_wake_targets(client->agent, 0);
 	return NULL;
 }
@@ -254,6 +266,39 @@ static bool let_in_again(struct agent *agent, const char *name)
 	return any;
 }
 
+/* There was no such hold; and which there is instead. */
+static struct pe_error *nothing_held(struct agent *agent, const char *name)
+{
+	const char *all_by = agent_state_held_by(agent, ""), *held;
+	pe_auto_free char *list = NULL;
+	size_t room;
+	json_t *by;
+	int count = 0;
+
+	if (*name && all_by)
+		return pe_error_new(PE_ERR_NOTHING,
+				    "%s has no hold of its own: all servers are held, by %s, and "
+				    "`dbcarectl resume` without a target ends that for all",
+				    name, all_by);
+	if (*name)
+		return pe_error_new(PE_ERR_NOTHING, "nothing was held: %s", name);
+
+	FILE *out = open_memstream(&list, &room);
+
+	if (!out)
+		return pe_error_nomem();
+	json_object_foreach((json_t *)agent_state_holds(agent), held, by)
+		fprintf(out, "%s%s (by %s)", count++ ? ", " : "", held, json_string_value(by));
+	fclose(out);
+	if (!count)
+		return pe_error_new(PE_ERR_NOTHING, "nothing was held");
+	return pe_error_new(
+		PE_ERR_NOTHING,
+		"there is no hold of all servers; of their own have one: %s; `dbcarectl "
+		"resume TARGET` ends it",
+		list ? list : "");
+}
+
 static struct pe_error *do_resume(struct client *client, const json_t *request, json_t *answer)
 {
 	struct agent *agent = client->agent;
@@ -267,13 +312,14 @@ static struct pe_error *do_resume(struct client *client, const json_t *request, 
 		err = NULL;
 		name = text;
 	} else if (!err && !(let_in_again(agent, name) | agent_state_resume(agent, name))) {
-		err = pe_error_new(PE_ERR_NOTHING, "nothing was held%s%s", *name ? ": " : "", name);
+		err = nothing_held(agent, name);
 	}
 	if (err)
 		return err;
 	name_of_user(client->uid, by);
 	agent_event(agent, LOG_NOTICE, "resume", NULL,
 		    json_pack("{s:s, s:s}", "by", by, "name", *name ? name : "all"));
+	tell_holds(agent, name, answer);
 	agent_wake_targets(agent, 0);
 	return NULL;
 }

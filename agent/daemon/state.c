@@ -74,15 +74,14 @@ void agent_state_save(struct agent *agent)
 			    json_pack("{s:s}", "message", err->message));
 }
 
-bool agent_state_is_held(struct agent *agent, const char *target, const char **by)
+const char *agent_state_held_by(struct agent *agent, const char *target)
 {
-	const json_t *holds = part(agent, "holds");
-	const json_t *found = json_object_get(holds, "");
+	return json_string_value(json_object_get(part(agent, "holds"), target));
+}
 
-	if (!found && target)
-		found = json_object_get(holds, target);
-	*by = json_string_value(found);
-	return found != NULL;
+const json_t *agent_state_holds(struct agent *agent)
+{
+	return part(agent, "holds");
 }
 
 void agent_state_hold(struct agent *agent, const char *target, const char *by)

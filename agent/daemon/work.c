@@ -282,9 +282,33 @@ static int choose_and_apply(struct agent_target *target)
 	return apply_pass(target, offer);
 }
 
+/* An operator's hold of this server, of all, or both; each has to be ended for itself. */
+static bool held_by_operator(struct agent_target *target, int *wait)
+{
+	const char *name = agent_target_name(target);
+	const char *by = agent_state_held_by(target->agent, name);
+	const char *all_by = agent_state_held_by(target->agent, "");
+	pe_auto_free char *reason = NULL;
+	int size;
+
+	if (!by && !all_by)
+		return false;
+	if (by && all_by)
+		size = asprintf(&reason,
+				"all servers are held by %s, and this one by %s: `dbcarectl "
+				"resume` ends the one, `dbcarectl resume %s` the other",
+				all_by, by, name);
+	else
+		size = asprintf(&reason, "%sheld by %s: `dbcarectl resume%s%s` ends it",
+				by ? "" : "all servers are ", by ? by : all_by, by ? " " : "",
+				by ? name : "");
+	*wait = size < 0 ? FOR_EVER : hold(target, NULL, reason, false);
+	return true;
+}
+
 static int work(struct agent_target *target)
 {
-	const char *by;
+	int wait = FOR_EVER;
 
 	if (agent_target_state_is(target, "starting")) {
 		uint64_t waited = uv_hrtime() / 1000000 - target->found_ms;
@@ -319,17 +343,8 @@ static int work(struct agent_target *target)
 			return hold_error(target, NULL, err);
 		target->recovered = true;
 	}
-	if (agent_state_is_held(target->agent, agent_target_name(target), &by)) {
-		const char *by_all;
-		bool all = agent_state_is_held(target->agent, "", &by_all);
-		pe_auto_free char *reason = NULL;
-
-		if (asprintf(&reason, "held by %s: `dbcarectl resume%s%s` ends it",
-			     by ? by : "an operator", all ? "" : " ",
-			     all ? "" : agent_target_name(target)) < 0)
-			return FOR_EVER;
-		return hold(target, NULL, reason, false);
-	}
+	if (held_by_operator(target, &wait))
+		return wait;
 
 	struct pe_error *err = revert_blocked(target);
 

@@ -147,6 +147,17 @@ static void print_targets(const json_t *targets)
 	}
 }
 
+/* Also those of servers that do not run now. */
+static void print_operators_holds(const json_t *holds)
+{
+	const char *name;
+	json_t *by;
+
+	json_object_foreach((json_t *)holds, name, by)
+		printf("held         %s, by %s: `dbcarectl resume%s%s` ends it\n",
+		       *name ? name : "all servers", json_string_value(by), *name ? " " : "", name);
+}
+
 static void print_status(const json_t *status)
 {
 	const json_t *settings = json_object_get(status, "settings");
@@ -163,10 +174,10 @@ static void print_status(const json_t *status)
 		       error ? ": " : "", error ? error : "");
 		printf("next check   %s\n", when(number_of(status, "next_check"), text));
 	}
-	printf("policy       AUTO_UPDATE=%s UPDATE_POLICY=%s%s\n",
+	printf("policy       AUTO_UPDATE=%s UPDATE_POLICY=%s\n",
 	       json_is_true(json_object_get(settings, "AUTO_UPDATE")) ? "YES" : "NO",
-	       text_of(settings, "UPDATE_POLICY"),
-	       json_is_true(json_object_get(status, "held_all")) ? ", all updates are held" : "");
+	       text_of(settings, "UPDATE_POLICY"));
+	print_operators_holds(json_object_get(json_object_get(status, "state"), "holds"));
 	if (!json_is_true(json_object_get(status, "watching")))
 		puts("note         process events are not heard: new servers are found by scans");
 	if (text_of(status, "settings_error"))
@@ -371,21 +382,44 @@ int cmd_update(int argc, char **argv)
 
 /* ---- hold, resume ---- */
 
-static int ask_simply(struct asking *asking, const char *verb, const char *done)
+/* What is still held, and how that is ended: one hold's end is not the end of all. */
+static void print_holds(const json_t *answer, bool resumed)
 {
+	const char *name = text_of(answer, "name"), *all_by = text_of(answer, "all_held_by"), *held;
+	bool every = !name || !*name;
+	json_t *by;
+
+	if (!every && all_by)
+		printf("%s held, as all servers are, by %s: `dbcarectl resume` ends that\n",
+		       resumed ? "still" : "also", all_by);
+	json_object_foreach(json_object_get(answer, "held_by"), held, by)
+	{
+		if (every)
+			printf("%s held: %s, by %s: `dbcarectl resume %s` ends that\n",
+			       resumed ? "still" : "also by itself", held, json_string_value(by),
+			       held);
+	}
+}
+
+static int ask_hold(struct asking *asking, const char *verb, const char *done)
+{
+	const char *word = asking->cli.words[0];
+	bool resumed = strcmp(verb, "resume") == 0;
 	json_t *answer;
-	struct pe_error *err = control_ask(
-		json_pack("{s:s, s:s*}", "do", verb, "target", asking->cli.words[0]), &answer);
+	struct pe_error *err =
+		control_ask(json_pack("{s:s, s:s*}", "do", verb, "target", word), &answer);
 
 	if (err)
 		return cli_fail(&asking->cli, err);
+	if (asking->cli.json) {
+		pe_cli_json(json_pack("{s:s, s:s?, s:O?, s:O?}", "result", done, "target", word,
+				      "all_held_by", json_object_get(answer, "all_held_by"),
+				      "held_by", json_object_get(answer, "held_by")));
+	} else {
+		printf("%s: %s\n", done, word ? word : "all servers");
+		print_holds(answer, resumed);
+	}
 	json_decref(answer);
-	if (asking->cli.json)
-		pe_cli_json(
-			json_pack("{s:s, s:s?}", "result", done, "target", asking->cli.words[0]));
-	else
-		printf("%s: %s\n", done,
-		       asking->cli.words[0] ? asking->cli.words[0] : "all servers");
 	return 0;
 }
 
@@ -395,7 +429,8 @@ int cmd_hold(int argc, char **argv)
 		NULL, asking_parse, "[TARGET]",
 		"Lets the agent change nothing in TARGET, or in any server, until `dbcarectl "
 		"resume`. What is applied stays. A hold outlives restarts of the agent and of the "
-		"server.\v"
+		"server. That of all servers and that of one are two: each is ended for itself, "
+		"and the answer names what else is held.\v"
 		"Example:\n"
 		"  dbcarectl hold /run/mysqld/mysqld.sock\n",
 		common_children
@@ -403,21 +438,23 @@ int cmd_hold(int argc, char **argv)
 	struct asking asking = { .most = 1 };
 
 	argp_parse(&argp, argc, argv, 0, NULL, &asking);
-	return ask_simply(&asking, "hold", "held");
+	return ask_hold(&asking, "hold", "held");
 }
 
 int cmd_resume(int argc, char **argv)
 {
 	static const struct argp argp = {
 		NULL, asking_parse, "[TARGET]",
-		"Ends a hold: of TARGET, or without one the hold of all servers.\v"
+		"Ends a hold: of TARGET, or without one the hold of all servers. Servers that "
+		"have a hold of their own stay held, and so does TARGET while all are; the answer "
+		"names them, and what ends that.\v"
 		"Exit status: 0 done, 2 nothing was held, 3 no such server or no agent.\n",
 		common_children
 	};
 	struct asking asking = { .most = 1 };
 
 	argp_parse(&argp, argc, argv, 0, NULL, &asking);
-	return ask_simply(&asking, "resume", "resumed");
+	return ask_hold(&asking, "resume", "resumed");
 }
 
 /* ---- events ---- */

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from agent import Agent
 from clock import ShiftedAgent
 from harness import care, wait_until
 from updates import let_in, repository, update, updated  # noqa: F401
@@ -252,3 +253,38 @@ def test_what_a_failing_hook_prints_is_told_with_the_reason(updated, repository,
         file.write("#!/bin/sh\nexit 0\n")
     update(agent)
     assert level(agent, server) == 1
+
+
+def test_a_hold_of_all_and_one_of_a_server_are_told_apart(new_server):
+    one, other = new_server(), new_server()
+    agent = Agent(one, other).start()
+
+    def ask(*words, expect=0):
+        return care("dbcarectl", *words, env=agent.env, expect=expect)
+
+    try:
+        ask("hold")
+        refused = ask("resume", one.socket, expect=2)
+        assert "all servers are held, by root" in refused.err and one.socket in refused.err
+        assert "`dbcarectl resume` without a target" in refused.err
+        assert "also held, as all servers are, by root" in ask("hold", one.pid).out
+        reason = agent.wait_held(one, "and this one by root")["held"]["reason"]
+        assert "`dbcarectl resume`" in reason and f"`dbcarectl resume {one.socket}`" in reason
+        agent.wait_held(other, "all servers are held by root: `dbcarectl resume` ends it")
+        # All may go on, but one has a hold of its own.
+        done = ask("resume")
+        assert f"still held: {one.socket}, by root: `dbcarectl resume {one.socket}`" in done.out
+        assert f"held         {one.socket}, by root: `dbcarectl resume {one.socket}`" in \
+            ask("status").out
+        wait_until(lambda: not agent.target(other).get("held"), 10, "the other to go on")
+        assert agent.wait_held(one, "held by root: `dbcarectl resume /")
+        nothing = ask("resume", expect=2).err
+        assert f"no hold of all servers; of their own have one: {one.socket} (by root)" in nothing
+        # And the other way round.
+        assert "also by itself held: " + one.socket in ask("hold").out
+        assert "still held, as all servers are, by root" in ask("resume", one.pid).out
+        assert ask("resume", "--json").json == {"result": "resumed", "target": None,
+                                                "all_held_by": None, "held_by": {}}
+        assert "nothing was held" in ask("resume", expect=2).err
+    finally:
+        agent.remove()
