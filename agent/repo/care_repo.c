@@ -55,7 +55,8 @@ static const struct argp_option option_table[] = {
 	  2 },
 	{ "dry-run", KEY_DRY_RUN, NULL, 0, "add, block, sign: check, change nothing", 2 },
 	{ "json", 'j', NULL, 0, "Print the result (errors too) as JSON", 90 },
-	{ "quiet", 'q', NULL, 0, "Print errors only", 90 },
+	{ "quiet", 'q', NULL, 0, "Print errors only; what a command is there to show is shown",
+	  90 },
 	{ 0 },
 };
 

@@ -38,7 +38,8 @@ static const struct argp_option option_table[] = {
 	{ "target-base-url", KEY_TARGETS_URL, "URL", 0, "Where the repository's targets are", 2 },
 	{ "target-dir", KEY_TARGET_DIR, "DIR", 0, "Folder that downloads go to", 2 },
 	{ "json", 'j', NULL, 0, "Print the result (errors too) as JSON", 90 },
-	{ "quiet", 'q', NULL, 0, "Print errors only", 90 },
+	{ "quiet", 'q', NULL, 0, "Print errors only; what a command is there to show is shown",
+	  90 },
 	{ 0 },
 };
 
@@ -246,7 +247,7 @@ static struct pe_error *do_update(const struct options *options)
 	if (!err)
 		err = update(&session);
 	pe_progress_done(&session.progress);
-	if (!err && !options->quiet)
+	if (!err && (options->json || !options->quiet))
 		print_result(&session);
 	repo_fetch_free(session.fetch);
 	tuf_client_free(session.client);

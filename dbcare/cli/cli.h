@@ -17,6 +17,7 @@ enum {
 
 struct cli {
 	bool json, quiet;
+	bool shows; /* the command is there to show something: --quiet does not silence that */
 	struct dbc_login login;
 	struct pe_progress progress;
 	const char *words[CLI_WORDS_MAX]; /* positional arguments */
@@ -34,8 +35,10 @@ error_t cli_word(struct cli *cli, const char *word, size_t most, struct argp_sta
 int cli_fail(const struct cli *cli, struct pe_error *err);
 /* The same with @more (an object, taken over) beside the error in JSON. */
 int cli_fail_with(const struct cli *cli, struct pe_error *err, json_t *more);
-/* Notes and warnings, one line each, to stderr. */
+/* Notes, one line each, to stderr; none with --quiet. */
 void cli_notes(const char *notes);
+/* The same for what must not go unheard. */
+void cli_warnings(const char *warnings);
 
 /* A note on what a dead patcher left in this server, when it did, and what to do about it. */
 void cli_note_leftovers(const struct dbc_server *server);

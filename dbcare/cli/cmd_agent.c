@@ -238,7 +238,7 @@ int cmd_status(int argc, char **argv)
 		"  dbcarectl status --json | jq '.targets[] | {name, level, held}'\n",
 		common_children
 	};
-	struct asking asking = { 0 };
+	struct asking asking = { .cli.shows = true };
 	json_t *status;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &asking);
@@ -497,7 +497,7 @@ int cmd_events(int argc, char **argv)
 		".reason'\n",
 		common_children
 	};
-	struct asking asking = { 0 };
+	struct asking asking = { .cli.shows = true };
 	struct control control;
 	json_t *event;
 

@@ -37,7 +37,7 @@ int cmd_show(int argc, char **argv)
 		"  dbcarectl show fix.cpatch\n",
 		children
 	};
-	struct cli cli = { 0 };
+	struct cli cli = { .shows = true };
 	struct pe_patch *patch;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &cli);
@@ -389,7 +389,7 @@ static int run_apply(struct cli_change *change, struct dbc_session *session,
 
 	pe_progress_done(&cli->progress);
 	cli_notes(session->notes);
-	cli_notes(outcome.warning);
+	cli_warnings(outcome.warning);
 	if (err) {
 		json_t *more = NULL;
 

@@ -210,7 +210,7 @@ static struct pe_error *turn_apply(struct cli_change *change, const struct pe_pa
 	err = dbc_apply(&turn->session, patch, &change->options, &outcome);
 	pe_progress_done(&change->cli.progress);
 	cli_notes(turn->session.notes);
-	cli_notes(outcome.warning);
+	cli_warnings(outcome.warning);
 	if (!err) {
 		turn->report = cli_apply_json(&turn->session, patch, &outcome);
 		if (!change->cli.json)

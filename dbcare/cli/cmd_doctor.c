@@ -262,14 +262,18 @@ static struct pe_error *write_report(const char *path, const json_t *report)
 	return NULL;
 }
 
-static void tell_unread(void)
+static void tell_unread(bool quiet)
 {
 	const json_t *text;
 	size_t i;
 
-	json_array_foreach(unread, i, text) fprintf(stderr, "%s: note: not in the report: %s\n",
-						    DBC_PROGRAM, json_string_value(text));
-	if (json_array_size(unread) && geteuid() != 0)
+	json_array_foreach(unread, i, text)
+	{
+		if (!quiet)
+			fprintf(stderr, "%s: note: not in the report: %s\n", DBC_PROGRAM,
+				json_string_value(text));
+	}
+	if (json_array_size(unread) && geteuid() != 0 && !quiet)
 		fprintf(stderr, "%s: note: root can read all of it\n", DBC_PROGRAM);
 	json_decref(unread);
 }
@@ -312,6 +316,6 @@ int cmd_doctor(int argc, char **argv)
 		pe_cli_json(json_pack("{s:s, s:s}", "result", "written", "report", path));
 	else
 		printf("The report is %s. It holds no passwords and no keys.\n", path);
-	tell_unread();
+	tell_unread(doctor.cli.quiet);
 	return 0;
 }

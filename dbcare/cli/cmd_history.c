@@ -203,7 +203,7 @@ int cmd_history(int argc, char **argv)
 		"  dbcarectl history --json | jq '.history[] | select(.result != \"applied\")'\n",
 		children
 	};
-	struct history history = { 0 };
+	struct history history = { .cli.shows = true };
 	json_t *all;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &history);

@@ -124,7 +124,7 @@ int cmd_list(int argc, char **argv)
 		"  dbcarectl list --json | jq '.servers[] | {pid, version, patches}'\n",
 		children
 	};
-	struct cli cli = { 0 };
+	struct cli cli = { .shows = true };
 	struct dbc_servers servers;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &cli);
@@ -149,7 +149,7 @@ int cmd_list(int argc, char **argv)
 	} else {
 		puts("No MariaDB server runs on this host.");
 	}
-	if (servers.count && servers.denied)
+	if (servers.count && servers.denied && !cli.quiet)
 		fprintf(stderr, "%s: note: %zu more servers belong to other users; run as root\n",
 			DBC_PROGRAM, servers.denied);
 	for (size_t i = 0; i < servers.count; i++)
@@ -372,7 +372,7 @@ int cmd_info(int argc, char **argv)
 		"  dbcarectl info /run/mysqld/mysqld.sock --user=dbcare\n",
 		children
 	};
-	struct cli cli = { 0 };
+	struct cli cli = { .shows = true };
 	struct dbc_session session;
 	struct asked asked = { 0 };
 

@@ -86,7 +86,7 @@ static struct pe_error *revert_one(struct revert *revert, struct dbc_session *se
 	struct pe_error *err = dbc_revert(session, name, &revert->options, &outcome);
 
 	pe_progress_done(&revert->cli.progress);
-	cli_notes(outcome.warning);
+	cli_warnings(outcome.warning);
 	if (err) {
 		if (!revert->cli.json)
 			cli_print_blockers(&outcome.blockers);
@@ -284,7 +284,7 @@ int cmd_recover(int argc, char **argv)
 		return cli_fail(&cli, err);
 	err = dbc_recover(&session, &options, &recovery);
 	cli_notes(session.notes);
-	cli_notes(recovery.warning);
+	cli_warnings(recovery.warning);
 
 	int status = recovery.nothing ? pe_code_exit_status(PE_ERR_NOTHING) : 0;
 

@@ -12,6 +12,8 @@
 
 enum { KEY_DEFAULTS_FILE = 0x100, KEY_NO_DEFAULTS };
 
+static bool no_notes; /* --quiet */
+
 static error_t common_parse(int key, char *arg, struct argp_state *state)
 {
 	struct cli *cli = state->input;
@@ -19,17 +21,21 @@ static error_t common_parse(int key, char *arg, struct argp_state *state)
 	if (key == 'j')
 		cli->json = true;
 	else if (key == 'q')
-		cli->quiet = true;
+		cli->quiet = no_notes = true;
+	else if (key == ARGP_KEY_SUCCESS && cli->quiet && !cli->shows && !cli->json)
+		pe_cli_silence();
 	else
 		return ARGP_ERR_UNKNOWN;
 	return 0;
 }
 
 const struct argp cli_common_argp = {
-	.options = (const struct argp_option[]){ { "json", 'j', NULL, 0, "Print JSON, one object",
-						   90 },
-						 { "quiet", 'q', NULL, 0, "Show no progress", 90 },
-						 { 0 } },
+	.options =
+		(const struct argp_option[]){
+			{ "json", 'j', NULL, 0, "Print JSON, one object", 90 },
+			{ "quiet", 'q', NULL, 0,
+			  "Print errors only; what a command is there to show is shown", 90 },
+			{ 0 } },
 	.parser = common_parse,
 };
 
@@ -135,15 +141,21 @@ int cli_fail_with(const struct cli *cli, struct pe_error *err, json_t *more)
 	return status;
 }
 
+void cli_warnings(const char *warnings)
+{
+	while (warnings && *warnings) {
+		int size = (int)strcspn(warnings, "\n");
+
+		fprintf(stderr, "%s: note: %.*s\n", DBC_PROGRAM, size, warnings);
+		warnings += size;
+		warnings += *warnings == '\n';
+	}
+}
+
 void cli_notes(const char *notes)
 {
-	while (notes && *notes) {
-		int size = (int)strcspn(notes, "\n");
-
-		fprintf(stderr, "%s: note: %.*s\n", DBC_PROGRAM, size, notes);
-		notes += size;
-		notes += *notes == '\n';
-	}
+	if (!no_notes)
+		cli_warnings(notes);
 }
 
 /* A history that cannot be read is told by `history', and by whatever writes to it. */

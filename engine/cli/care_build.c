@@ -27,6 +27,10 @@ static error_t common_parse(int key, char *arg, struct argp_state *state)
 	case KEY_QUIET:
 		common->quiet = true;
 		return 0;
+	case ARGP_KEY_SUCCESS:
+		if (common->quiet && !common->shows && !common->json)
+			pe_cli_silence();
+		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
 	}
@@ -34,7 +38,8 @@ static error_t common_parse(int key, char *arg, struct argp_state *state)
 
 static const struct argp_option common_options[] = {
 	{ "json", KEY_JSON, NULL, 0, "Print the result (errors too) as JSON", 90 },
-	{ "quiet", KEY_QUIET, NULL, 0, "Show no progress", 90 },
+	{ "quiet", KEY_QUIET, NULL, 0,
+	  "Print errors only; what a command is there to show is shown", 90 },
 	{ 0 },
 };
 
@@ -156,7 +161,7 @@ struct pe_error *care_build_show(int argc, char **argv, bool *json)
 		"Print what is in a patch file: manifest, functions, symbols, sizes.",
 		care_build_common
 	};
-	struct show_options options = { 0 };
+	struct show_options options = { .common.shows = true };
 
 	argp_parse(&argp, argc, argv, 0, NULL, &options);
 	*json = options.common.json;

@@ -13,6 +13,7 @@
 struct care_build_common {
 	bool json;
 	bool quiet;
+	bool shows; /* the command is there to show something: --quiet does not silence that */
 };
 
 /* The child parser of --json and --quiet, as a list; its input is a struct care_build_common. */

@@ -197,7 +197,7 @@ static struct pe_error *match_target(const struct match_options *o,
 struct pe_error *care_build_match(int argc, char **argv, bool *json)
 {
 	static const struct argp argp = { option_table, parse, "FILE...", doc, care_build_common };
-	struct match_options o = { 0 };
+	struct match_options o = { .common.shows = true };
 	struct pe_build_target *target = NULL;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &o);

@@ -355,7 +355,7 @@ struct pe_error *care_build_survey(int argc, char **argv, bool *json)
 {
 	static const struct argp argp = { option_table, parse, "[PATH...]", doc,
 					  care_build_common };
-	struct survey_options o = { .max_units = 32 };
+	struct survey_options o = { .common.shows = true, .max_units = 32 };
 	struct pe_build_target *target = NULL;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &o);

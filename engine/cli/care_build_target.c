@@ -302,7 +302,7 @@ static void name_args(int argc, char **argv, bool wanted, const char *doc,
 static struct pe_error *target_list(int argc, char **argv, bool *json)
 {
 	static const char *const titles[] = { "NAME", "KIND", "VERSION", "BUILD-ID", NULL };
-	struct name_options options = { 0 };
+	struct name_options options = { .common.shows = true };
 	pe_auto_strv struct pe_strv names = { 0 };
 
 	name_args(argc, argv, false, "List the targets.", &options);
@@ -338,7 +338,7 @@ static struct pe_error *target_list(int argc, char **argv, bool *json)
 
 static struct pe_error *target_show(int argc, char **argv, bool *json)
 {
-	struct name_options options = { 0 };
+	struct name_options options = { .common.shows = true };
 	auto_target struct pe_build_target *target = NULL;
 	const char *key;
 	json_t *value;

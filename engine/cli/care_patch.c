@@ -118,7 +118,8 @@ static struct pe_error *plan_file(struct session *session, struct pe_patch **pat
 static void note_leftovers(const struct session *session, const struct pe_target *target)
 {
 	struct pe_leftovers left = { 0 };
-	pe_auto_error struct pe_error *err = pe_leftovers_read(target, &left);
+	pe_auto_error struct pe_error *err =
+		session->options.quiet ? NULL : pe_leftovers_read(target, &left);
 
 	if (!err && left.count && left.patcher)
 		fprintf(stderr, "care-patch: note: process %d is at work on process %d now\n",
@@ -166,7 +167,7 @@ static struct pe_error *run_apply(struct session *session)
 	if (err && err->code == PE_ERR_NOTHING) {
 		pe_error_free(err);
 		pe_progress_done(&session->progress);
-		if (session->result.note)
+		if (session->result.note && !session->options.quiet)
 			fprintf(stderr, "care-patch: note: %s\n", session->result.note);
 		care_patch_print_already(&session->options, patch->name);
 		return NULL;
@@ -334,7 +335,7 @@ static const struct argp_option argp_options[] = {
 	{ "perf", KEY_PERF, "DIR", 0, "symbols: write files for perf to this folder", 0 },
 	{ "json", 'j', NULL, 0, "Print the result (errors too) as JSON", 0 },
 	{ "verbose", 'v', NULL, 0, "Show each step", 0 },
-	{ "quiet", 'q', NULL, 0, "Print errors only", 0 },
+	{ "quiet", 'q', NULL, 0, "Print errors only; what a command is there to show is shown", 0 },
 	{ 0 },
 };
 

@@ -66,6 +66,15 @@ int pe_cli_fail(const char *program, struct pe_error *err, bool json)
 	return status;
 }
 
+void pe_cli_silence(void)
+{
+	pe_auto_fd int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+
+	fflush(stdout);
+	if (null >= 0)
+		dup2(null, STDOUT_FILENO);
+}
+
 void pe_cli_json(json_t *root)
 {
 	json_dumpf(root, stdout, JSON_PRESERVE_ORDER | JSON_COMPACT);

@@ -286,5 +286,7 @@ def test_a_hold_of_all_and_one_of_a_server_are_told_apart(new_server):
         assert ask("resume", "--json").json == {"result": "resumed", "target": None,
                                                 "all_held_by": None, "held_by": {}}
         assert "nothing was held" in ask("resume", expect=2).err
+        assert ask("hold", "-q").text == "" and "held" in ask("status", "-q").out
+        assert ask("resume", "-q").text == "" and ask("update", "-q", expect=2).text == ""
     finally:
         agent.remove()

@@ -259,3 +259,40 @@ def test_every_command_explains_itself():
 def test_errors_are_json_too(server):
     error = care("dbcarectl", "info", "4194000", "--json", expect=NO_TARGET).json["error"]
     assert error["code"] == "no-target" and error["exit"] == 3
+
+
+def test_quiet_says_nothing_but_errors_and_shows_what_is_to_be_shown(server, patch, tmp_path):
+    env = {"DBCARE_STATE_DIR": str(tmp_path)}
+
+    def quiet(*words, expect=0, name="dbcarectl"):
+        return care(name, *words, "--quiet", env=env, expect=expect)
+
+    for words, status in ((("check", patch, server.pid), 0), (("apply", patch, server.pid), 0),
+                          (("check", patch, server.pid), 2), (("apply", patch, server.pid), 0)):
+        assert quiet(*words, expect=status).text == "", words
+    assert "rnd-0-5" in quiet("history").out and "rnd-0-5" in quiet("info", server.pid).out
+    assert "my_rnd" in quiet("show", patch).out and str(server.pid) in quiet("list").out
+    assert quiet("revert", "rnd-0-5", server.pid).text == ""
+    assert quiet("recover", server.pid, expect=2).out == ""
+    assert quiet("apply", patch, server.pid, "--json").json["result"] == "applied"
+    assert quiet("revert", "rnd-0-5", server.pid).text == ""
+    wrong = quiet("revert", "rnd-0-5", server.pid, expect=2)
+    assert wrong.out == "" and "rnd-0-5" in wrong.err
+    report = tmp_path / "report.json"
+    assert quiet("doctor", "-o", report).text == "" and report.exists()
+
+
+def test_quiet_says_nothing_but_errors_of_the_engine_and_the_builder(server, target, patch,
+                                                                     tmp_path):
+    for words in (("check", patch), ("apply", patch), ("revert", "rnd-0-5")):
+        assert care("care-patch", *words, "--pid", server.pid, "--quiet").text == ""
+    assert care("care-build", "verify", patch, "--target", target.name, "-q").text == ""
+    page = tmp_path / "page.html"
+    assert care("care-build", "report", patch, "-o", page, "--target", target.name, "-q").text == ""
+    assert page.exists() and target.name in care("care-build", "target", "list", "-q").out
+    assert "my_rnd" in care("care-build", "show", patch, "-q").out
+    with open(patch, "rb") as file:
+        damaged = tmp_path / "damaged.cpatch"
+        damaged.write_bytes(file.read()[:-1])
+    wrong = care("care-build", "verify", damaged, "-q", expect=(1, 5))
+    assert wrong.out == "" and "damaged.cpatch" in wrong.err

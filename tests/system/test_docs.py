@@ -109,3 +109,14 @@ def test_every_scenario_of_the_list_has_the_tests_that_it_names():
             if not there:
                 missing.append(f"{scenario}: {test}")
     assert len(rows) > 40 and not missing
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_quiet_is_the_same_everywhere(name):
+    """What it does: test_quiet_says_nothing_but_errors of the programs' own tests."""
+    helped = [care(name, *command.split(), "--help").out for command in commands(name)]
+    for text in helped:
+        words = re.search(r"-q, --quiet +((?:.*\n)(?: {20,}.*\n)*)", text)[1].split()
+        assert " ".join(words) == \
+            "Print errors only; what a command is there to show is shown", text
+    assert "Print errors only, and change nothing about the exit status" in page(name)

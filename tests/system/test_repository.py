@@ -191,6 +191,18 @@ def test_status_tells_whose_signature_a_patch_has_and_which_has_none(repo, tmp_p
     assert "level 4: the signature by key" in shown and "nobody" in shown
 
 
+def test_quiet_says_nothing_but_errors_and_shows_what_is_to_be_shown(published, repo, tmp_path):
+    patch = write_patch(str(tmp_path))
+    for words in (("add", patch), ("publish",), ("publish", "--timestamp"), ("verify",),
+                  ("block", "cve-2026-49261")):
+        assert repo.care(*words, "--quiet").text == "", words
+    assert "cve-2026-49261" in repo.care("status", "--quiet").out
+    assert "blocked already" in repo.care("block", "cve-2026-49261", "-q", expect=2).err
+    host = Host(str(tmp_path), published.web.url, published.root)
+    assert run(*host.command("refresh", "--quiet")).text == ""
+    assert run(*host.command("refresh", "--quiet", "--json")).json["requests"] >= 1
+
+
 def test_feeds_have_keys_of_their_own(repo, tmp_path):
     patch = write_patch(str(tmp_path))
     assert "care-repo key feed/test" in repo.care("add", patch, "--feed", "test", expect=1).text

@@ -25,6 +25,9 @@ void pe_cli_init(const char *program);
  */
 int pe_cli_fail(const char *program, struct pe_error *err, bool json);
 
+/* For --quiet: nothing that is printed to stdout from now on is seen. Errors go to stderr. */
+void pe_cli_silence(void);
+
 /* Prints and frees @root on stdout, one line, sorted by insertion. */
 void pe_cli_json(json_t *root);
 
