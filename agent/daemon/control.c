@@ -5,7 +5,7 @@
  *
  *	{"do":"status"}  {"do":"update","target":T,"again":B,"dry_run":B,"remote":B}
  *	{"do":"hold","target":T}  {"do":"resume","target":T}  {"do":"events"} (answers without end)
- *{"do":"metrics"}
+ *	{"do":"metrics"}  {"do":"blocked","name":N,"level":L,"build_ids":[...]}
  */
 #include <errno.h>
 #include <poll.h>
@@ -324,6 +324,26 @@ static struct pe_error *do_resume(struct client *client, const json_t *request, 
 	return NULL;
 }
 
+/* Did the publisher take back that patch? For somebody who is about to apply it by hand. */
+static struct pe_error *do_blocked(struct client *client, const json_t *request, json_t *answer)
+{
+	const char *name = json_string_value(json_object_get(request, "name")), *why = NULL;
+	json_int_t level = json_integer_value(json_object_get(request, "level"));
+	bool blocked = false;
+	const json_t *id;
+	size_t i;
+
+	json_array_foreach(json_object_get(request, "build_ids"), i, id)
+	{
+		if (!blocked && name && json_is_string(id))
+			blocked = agent_is_blocked(&client->agent->offers, json_string_value(id),
+						   name, (unsigned int)level, &why);
+	}
+	json_object_set_new(answer, "blocked", json_boolean(blocked));
+	json_object_set_new(answer, "reason", why ? json_string(why) : json_null());
+	return NULL;
+}
+
 static struct pe_error *do_metrics(struct client *client, const json_t *request, json_t *answer)
 {
 	pe_auto_free char *text = agent_metrics_text(client->agent);
@@ -360,7 +380,7 @@ static const struct {
 	struct pe_error *(*run)(struct client *client, const json_t *request, json_t *answer);
 } verbs[] = {
 	{ "status", do_status }, { "update", do_update },   { "hold", do_hold },
-	{ "resume", do_resume }, { "metrics", do_metrics },
+	{ "resume", do_resume }, { "metrics", do_metrics }, { "blocked", do_blocked },
 };
 
 static struct pe_error *answer_one(struct client *client, const json_t *request)

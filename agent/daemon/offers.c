@@ -143,6 +143,7 @@ static void add_cached(struct agent *agent, const json_t *item)
 		.level = (unsigned int)json_integer_value(json_object_get(item, "level")),
 		.published = json_integer_value(json_object_get(item, "published")),
 		.blocked = json_is_true(json_object_get(item, "blocked")),
+		.block_reason = text_of(item, "block_reason"),
 		.signature = text_of(item, "signature"),
 		.sha256 = text_of(item, "sha256"),
 		.path = text_of(item, "path"),

@@ -23,6 +23,7 @@ void agent_offers_deinit(struct agent_offers *offers)
 		free(offer->sha256);
 		free(offer->path);
 		free(offer->feed);
+		free(offer->block_reason);
 	}
 	free(offers->items);
 	*offers = (struct agent_offers){ 0 };
@@ -40,6 +41,7 @@ struct agent_offer agent_offer_copy(const struct agent_offer *offer)
 	copy.sha256 = strdup(offer->sha256);
 	copy.path = offer->path ? strdup(offer->path) : NULL;
 	copy.feed = offer->feed ? strdup(offer->feed) : NULL;
+	copy.block_reason = offer->block_reason ? strdup(offer->block_reason) : NULL;
 	return copy;
 }
 
@@ -190,14 +192,19 @@ const struct agent_offer *agent_choose(const struct agent_offers *offers, const 
 }
 
 bool agent_is_blocked(const struct agent_offers *offers, const char *build_id, const char *name,
-		      unsigned int level)
+		      unsigned int level, const char **why)
 {
+	if (why)
+		*why = NULL;
 	for (size_t i = 0; i < offers->count; i++) {
 		const struct agent_offer *offer = &offers->items[i];
 
-		if (offer->blocked && offer->level == level &&
-		    strcmp(offer->build_id, build_id) == 0 && strcmp(offer->name, name) == 0)
-			return true;
+		if (!offer->blocked || offer->level != level ||
+		    strcmp(offer->build_id, build_id) != 0 || strcmp(offer->name, name) != 0)
+			continue;
+		if (why)
+			*why = offer->block_reason;
+		return true;
 	}
 	return false;
 }

@@ -14,15 +14,16 @@ struct agent_offer {
 	char *product;
 	char *build_id; /* hex, of the target that it names */
 	unsigned int level;
-	time_t published; /* 0: not known */
-	bool blocked;	  /* its publisher took it back */
-	bool custom;	  /* the operator's own, from the patch directory */
-	bool cached;	  /* its file is here */
-	char *file;	  /* where it is, or will be */
-	char *signature;  /* detached, text */
-	char *sha256;	  /* hex, of the file */
-	char *path;	  /* in the repository; NULL: custom */
-	char *feed;	  /* NULL: the usual one */
+	time_t published;   /* 0: not known */
+	bool blocked;	    /* its publisher took it back */
+	char *block_reason; /* what he says of that; or NULL */
+	bool custom;	    /* the operator's own, from the patch directory */
+	bool cached;	    /* its file is here */
+	char *file;	    /* where it is, or will be */
+	char *signature;    /* detached, text */
+	char *sha256;	    /* hex, of the file */
+	char *path;	    /* in the repository; NULL: custom */
+	char *feed;	    /* NULL: the usual one */
 };
 
 struct agent_offers {
@@ -55,8 +56,11 @@ const struct agent_offer *agent_choose(const struct agent_offers *offers, const 
 				       const char *build_id, const struct agent_settings *settings,
 				       int most, time_t now, time_t *later);
 
-/* Whether a patch of that name and level for @build_id was taken back by its publisher. */
+/*
+ * Whether a patch of that name and level for @build_id was taken back by its publisher; *why (may
+ * be NULL) is what he says of that, borrowed, or NULL.
+ */
 bool agent_is_blocked(const struct agent_offers *offers, const char *build_id, const char *name,
-		      unsigned int level);
+		      unsigned int level, const char **why);
 
 #endif

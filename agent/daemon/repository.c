@@ -160,11 +160,12 @@ static json_t *entry_of(const struct tuf_client *client, const struct tuf_target
 	pe_auto_free char *url = tuf_target_url(client, target);
 
 	return json_pack(
-		"{s:s*, s:s, s:s, s:O?, s:I, s:b, s:O?, s:O?, s:s*, s:O?, s:I, s:I}", "name",
+		"{s:s*, s:s, s:s, s:O?, s:I, s:b, s:O*, s:O?, s:O?, s:s*, s:O?, s:I, s:I}", "name",
 		json_string_value(json_object_get(custom, "name")), "product", product, "build_id",
 		build_id, "level", json_object_get(custom, "level"), "published",
 		(json_int_t)date_of(json_string_value(json_object_get(custom, "released"))),
-		"blocked", json_object_get(custom, "blocked") != NULL, "signature",
+		"blocked", json_object_get(custom, "blocked") != NULL, "block_reason",
+		json_object_get(custom, "blocked"), "signature",
 		json_object_get(custom, "signature"), "sha256",
 		json_object_get(target->hashes, "sha256"), "path", url, "feed",
 		json_object_get(custom, "feed"), "length", (json_int_t)target->length, "seen",

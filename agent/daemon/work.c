@@ -123,16 +123,21 @@ static struct pe_error *revert_blocked(struct agent_target *target)
 		const json_t *patch = json_array_get(patches, i);
 		const char *name = json_string_value(json_object_get(patch, "name"));
 		struct pe_error *err = NULL;
+		const char *said;
 
 		if (agent_in_effect(patch) &&
 		    agent_is_blocked(
 			    &target->agent->offers, agent_build_id(target), name,
-			    (unsigned int)json_integer_value(json_object_get(patch, "level")))) {
+			    (unsigned int)json_integer_value(json_object_get(patch, "level")),
+			    &said)) {
 			/* The description may go while we wait. */
-			pe_auto_free char *copy = strdup(name);
+			pe_auto_free char *copy = strdup(name), *why = NULL;
 
+			if (asprintf(&why, "its publisher took it back%s%s", said ? ": " : "",
+				     said ? said : "") < 0)
+				return pe_error_nomem();
 			json_incref(patches);
-			err = agent_revert(target, copy, "its publisher took it back");
+			err = agent_revert(target, copy, why);
 			json_decref(patches);
 			if (!err)
 				err = agent_look(target);

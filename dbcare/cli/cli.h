@@ -61,7 +61,13 @@ struct cli_change {
 	bool check;		   /* check, not apply */
 	bool all;		   /* every server that the patch is for */
 	unsigned int cluster_size; /* of a whole cluster; 0: as it is at the beginning */
+	char *blocked;		   /* what its publisher says who took the patch back; or NULL */
 };
+
+/* Sets it, and says so on stderr, when an agent runs that knows of it. */
+void cli_warn_if_blocked(struct cli_change *change, const struct pe_patch *patch);
+/* Adds it to a result. */
+void cli_put_blocked(const struct cli_change *change, json_t *result);
 
 json_t *cli_json_gates(const struct dbc_gate_report *report);
 json_t *cli_apply_json(const struct dbc_session *session, const struct pe_patch *patch,

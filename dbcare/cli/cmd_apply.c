@@ -299,7 +299,10 @@ static int run_check(struct cli_change *change, struct dbc_session *session,
 
 		status = cli_fail_with(cli, err, more);
 	} else if (cli->json) {
-		pe_cli_json(check_json(session, patch, &outcome, "would apply"));
+		json_t *root = check_json(session, patch, &outcome, "would apply");
+
+		cli_put_blocked(change, root);
+		pe_cli_json(root);
 	} else {
 		printf("would apply: %s to server %d\n", patch->name, (int)session->server.pid);
 	}
@@ -403,7 +406,10 @@ static int run_apply(struct cli_change *change, struct dbc_session *session,
 			cli_print_blockers(&outcome.blockers);
 		status = cli_fail_with(cli, err, more);
 	} else if (cli->json) {
-		pe_cli_json(cli_apply_json(session, patch, &outcome));
+		json_t *root = cli_apply_json(session, patch, &outcome);
+
+		cli_put_blocked(change, root);
+		pe_cli_json(root);
 	} else {
 		cli_apply_print(session, patch, &outcome);
 	}
@@ -413,33 +419,38 @@ static int run_apply(struct cli_change *change, struct dbc_session *session,
 
 /* ---- both ---- */
 
-static int run_change(struct cli_change *change)
+static int run_one(struct cli_change *change, const struct pe_patch *patch)
 {
 	struct cli *cli = &change->cli;
 	struct dbc_session session;
-	struct pe_patch *patch;
-	struct pe_error *err = pe_patch_read(cli->words[0], &patch);
+	struct pe_error *err = cli_session_open(cli, cli->words[1], &session);
 
 	if (err)
 		return cli_fail(cli, err);
-	cli_progress(cli, &change->options);
-	if (change->all || cli->word_count > 2) {
-		int all = cli_apply_all(change, patch);
-
-		pe_patch_free(patch);
-		return all;
-	}
-	err = cli_session_open(cli, cli->words[1], &session);
-	if (err) {
-		pe_patch_free(patch);
-		return cli_fail(cli, err);
-	}
 
 	int status = change->check || change->dry_run ? run_check(change, &session, patch)
 						      : run_apply(change, &session, patch);
 
 	dbc_session_close(&session);
+	return status;
+}
+
+static int run_change(struct cli_change *change)
+{
+	struct cli *cli = &change->cli;
+	struct pe_patch *patch;
+	struct pe_error *err = pe_patch_read(cli->words[0], &patch);
+
+	if (err)
+		return cli_fail(cli, err);
+	cli_warn_if_blocked(change, patch);
+	cli_progress(cli, &change->options);
+
+	int status = change->all || cli->word_count > 2 ? cli_apply_all(change, patch)
+							: run_one(change, patch);
+
 	pe_patch_free(patch);
+	free(change->blocked);
 	return status;
 }
 

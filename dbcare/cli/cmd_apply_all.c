@@ -271,10 +271,14 @@ static int finish(struct cli_change *change, const struct pe_patch *patch,
 			err->code = PE_ERR_PARTIAL;
 		return cli_fail_with(cli, err, more);
 	}
-	if (cli->json)
-		pe_cli_json(report_json(turns, patch));
-	else
+	if (cli->json) {
+		json_t *root = report_json(turns, patch);
+
+		cli_put_blocked(change, root);
+		pe_cli_json(root);
+	} else {
 		printf("\n%s: all %zu servers are patched\n", patch->name, turns->count);
+	}
 	return 0;
 }
 

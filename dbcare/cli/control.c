@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 
 #include "engine/cleanup.h"
@@ -95,8 +96,10 @@ static enum pe_code code_named(const char *name)
 	return PE_ERR_INTERNAL;
 }
 
-struct pe_error *control_ask(json_t *request, json_t **ret)
+/* One request and its answer; @seconds (0: no limit) for each wait. */
+static struct pe_error *ask(json_t *request, int seconds, json_t **ret)
 {
+	const struct timeval limit = { .tv_sec = seconds };
 	struct control control;
 	struct pe_error *err = control_open(&control);
 
@@ -105,10 +108,19 @@ struct pe_error *control_ask(json_t *request, json_t **ret)
 		json_decref(request);
 		return err;
 	}
+	setsockopt(fileno(control.in), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	setsockopt(fileno(control.in), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	err = control_send(&control, request);
 	if (!err)
 		err = control_receive(&control, ret);
 	control_close(&control);
+	return err;
+}
+
+struct pe_error *control_ask(json_t *request, json_t **ret)
+{
+	struct pe_error *err = ask(request, 0, ret);
+
 	if (err || json_is_true(json_object_get(*ret, "ok")))
 		return err;
 
@@ -119,4 +131,16 @@ struct pe_error *control_ask(json_t *request, json_t **ret)
 	json_decref(*ret);
 	*ret = NULL;
 	return err;
+}
+
+json_t *control_ask_by_the_way(json_t *request)
+{
+	enum { SECONDS = 2 };
+	json_t *answer;
+	pe_auto_error struct pe_error *err = ask(request, SECONDS, &answer);
+
+	if (!err && json_is_true(json_object_get(answer, "ok")))
+		return answer;
+	json_decref(answer);
+	return NULL;
 }

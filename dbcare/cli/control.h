@@ -22,5 +22,7 @@ struct pe_error *control_send(struct control *control, json_t *request) pe_must_
 struct pe_error *control_receive(struct control *control, json_t **ret) pe_must_check;
 /* One request and its answer; the agent's error when it refuses. */
 struct pe_error *control_ask(json_t *request, json_t **ret) pe_must_check;
+/* The same by somebody who does well without: any error is NULL, and so is no answer in a while. */
+json_t *control_ask_by_the_way(json_t *request);
 
 #endif

@@ -2,10 +2,12 @@
 """Which patch a host takes, and when: feeds, sticky days, keys, delays, the cache, random delays and
 back-off; with a clock of the tests' own where days have to pass."""
 import os
+import signal
 import time
 
 import pytest
 
+import patches
 from agent import Agent
 from clock import ShiftedAgent
 from harness import care, wait_until
@@ -290,3 +292,37 @@ def test_a_hold_of_all_and_one_of_a_server_are_told_apart(new_server):
         assert ask("resume", "-q").text == "" and ask("update", "-q", expect=2).text == ""
     finally:
         agent.remove()
+
+
+def test_a_patch_that_its_publisher_blocked_is_not_applied_by_hand_without_a_word(
+        updated, repository, levels):
+    server, agent = updated()
+    repository.add(levels[1])
+    repository.run("block", "rnd", "--reason", "crashes with plugin x")
+    repository.run("publish")
+    update(agent, expect=2)
+    care("dbcarectl", "hold", env=agent.env)
+    least = ("--no-defaults", server.pid)
+    words = "rnd, level 1, was blocked by its publisher: crashes with plugin x"
+    checked = care("dbcarectl", "check", levels[1], *least, "--json", env=agent.env)
+    assert checked.json["blocked"] == "crashes with plugin x" and words in checked.err
+    assert words in care("dbcarectl", "apply", levels[1], *least, "-q", env=agent.env).err
+    assert server.value(f"SELECT {patches.RAND}") == "0.2027"
+    # The agent takes it out when it may, and says why.
+    care("dbcarectl", "resume", env=agent.env)
+    agent.wait_event("reverted")
+    assert agent.events("reverted")[-1]["reason"] == \
+        "its publisher took it back: crashes with plugin x"
+    assert server.value(f"SELECT {patches.RAND}") == "0.4054"
+    # Another level is not meant; and without an agent nobody knows.
+    care("dbcarectl", "hold", env=agent.env)
+    for patch, env in ((levels[2], agent.env), (levels[1], dict(agent.env, DBCARE_RUN_DIR="/none"))):
+        assert "blocked" not in care("dbcarectl", "check", patch, *least, env=env).text
+    # Nor does one that hangs hold anybody up.
+    os.kill(agent.children()["care-agent"], signal.SIGSTOP)
+    try:
+        begin = time.monotonic()
+        assert "blocked" not in care("dbcarectl", "check", levels[1], *least, env=agent.env).text
+        assert time.monotonic() - begin < 10
+    finally:
+        os.kill(agent.children()["care-agent"], signal.SIGCONT)

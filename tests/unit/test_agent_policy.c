@@ -63,12 +63,16 @@ static void blocked_patches_are_never_chosen_and_known_as_blocked(void **state)
 	struct agent_settings settings = { 0 };
 	struct agent_offer items[] = { offer("fix", 1, now, false), offer("fix", 2, now, false) };
 	struct agent_offers offers = { items, 2 };
+	const char *why;
 
 	items[1].blocked = true;
+	items[1].block_reason = (char *)"crashes";
 	assert_int_equal(agent_choose(&offers, "db", "7a14", &settings, -1, now, NULL)->level, 1);
-	assert_true(agent_is_blocked(&offers, "7a14", "fix", 2));
-	assert_false(agent_is_blocked(&offers, "7a14", "fix", 1));
-	assert_false(agent_is_blocked(&offers, "ffff", "fix", 2));
+	assert_true(agent_is_blocked(&offers, "7a14", "fix", 2, &why));
+	assert_string_equal(why, "crashes");
+	assert_false(agent_is_blocked(&offers, "7a14", "fix", 1, &why));
+	assert_null(why);
+	assert_false(agent_is_blocked(&offers, "ffff", "fix", 2, NULL));
 }
 
 static void update_policy_chooses_between_cache_and_repository(void **state)
