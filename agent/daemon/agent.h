@@ -52,7 +52,7 @@ struct agent_target {
 	bool urgent;	       /* an operator asked: try now, not at the next try */
 	bool wanted;	       /* an operator asked, and it is held and tried again */
 	bool reverted_by_hand; /* what is on offer was, and stays out */
-	bool again;	       /* and also what was followed by a crash */
+	bool again;	       /* and also what has a bad record: agent_state_suspicion */
 	bool recovered;	       /* looked for traces of a dead patcher */
 	bool gone;
 	struct agent_ending *ending; /* ending.c; NULL: the kernel cannot tell */
@@ -149,7 +149,7 @@ void agent_offers_refresh(struct agent *agent);
 /* The same, only when the patch directory looks different. */
 void agent_offers_look(struct agent *agent);
 
-/* ---- state.c: holds, patches followed by a crash, what servers had ---- */
+/* ---- state.c: holds, patches with a bad record, what servers had ---- */
 
 void agent_state_load(struct agent *agent);
 void agent_state_save(struct agent *agent);
@@ -165,6 +165,11 @@ void agent_state_crashed(struct agent *agent, const char *sha256, const char *na
 /* Of ends that nobody saw: how many there are now for that patch. */
 int agent_state_suspect(struct agent *agent, const char *sha256);
 const json_t *agent_state_crash_of(struct agent *agent, const char *sha256);
+/* @why: the error that said that it failed its verification. */
+void agent_state_failed(struct agent *agent, const char *sha256, const char *server,
+			const char *why);
+/* Why that patch is applied no more by itself; owned; NULL: nothing is known against it. */
+char *agent_state_suspicion(struct agent *agent, const char *sha256);
 void agent_state_forgive(struct agent *agent, const char *sha256);
 void agent_state_had(struct agent *agent, const char *target, const char *build_id,
 		     unsigned int level);

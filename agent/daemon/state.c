@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What has to outlive the agent, in STATE_DIR/agent.json, replaced as a whole: holds of operators
- * ("" for all servers), patches that were followed by a crash, the level that each server had, by
- * its name, and what the repository says of the host's key.
+ * ("" for all servers), patches that were followed by a crash or failed their verification, the
+ * level that each server had, by its name, and what the repository says of the host's key.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -122,10 +122,40 @@ const json_t *agent_state_crash_of(struct agent *agent, const char *sha256)
 	return json_object_get(part(agent, "crashed"), sha256);
 }
 
+void agent_state_failed(struct agent *agent, const char *sha256, const char *server,
+			const char *why)
+{
+	json_object_set_new(part(agent, "failed"), sha256,
+			    json_pack("{s:s, s:s, s:I}", "server", server, "message", why, "time",
+				      (json_int_t)time(NULL)));
+	agent_state_save(agent);
+}
+
+char *agent_state_suspicion(struct agent *agent, const char *sha256)
+{
+	const json_t *failed = json_object_get(part(agent, "failed"), sha256);
+	const char *way_out = "it is not applied again by itself; `dbcarectl update --again` does";
+	char *text = NULL;
+
+	if (agent_state_crash_of(agent, sha256) &&
+	    asprintf(&text, "a server crashed within a minute of this patch: %s", way_out) < 0)
+		return NULL;
+	if (text || !failed)
+		return text;
+	return asprintf(&text, "%s (server %s): %s",
+			json_string_value(json_object_get(failed, "message")),
+			json_string_value(json_object_get(failed, "server")), way_out) < 0
+		       ? NULL
+		       : text;
+}
+
 void agent_state_forgive(struct agent *agent, const char *sha256)
 {
+	bool known = json_object_del(part(agent, "crashed"), sha256) == 0;
+
+	known |= json_object_del(part(agent, "failed"), sha256) == 0;
 	json_object_del(part(agent, "suspected"), sha256);
-	if (json_object_del(part(agent, "crashed"), sha256) == 0)
+	if (known)
 		agent_state_save(agent);
 }
 

@@ -194,9 +194,9 @@ static struct pe_error *put_back(struct agent_target *target, const struct agent
 	return err;
 }
 
-/* @before: the level that @offer has replaced; -1: none. */
-static struct pe_error *take_back(struct agent_target *target, const struct agent_offer *offer,
-				  int before, struct pe_error *cause)
+/* To level @before, if @offer has replaced one; -1: none. What became of it, and why. */
+static struct pe_error *undo(struct agent_target *target, const struct agent_offer *offer,
+			     int before, struct pe_error *cause)
 {
 	pe_auto_free char *why = pe_error_text(cause);
 	struct agent_offers lower = { calloc(1, sizeof(struct agent_offer)), 0 };
@@ -224,6 +224,19 @@ static struct pe_error *take_back(struct agent_target *target, const struct agen
 		return pe_error_wrap(err, "%s failed verification (%s) and could not be reverted",
 				     name, why ? why : "");
 	return pe_error_wrap(cause, "%s was applied, failed verification and was reverted", name);
+}
+
+/* Takes @cause over. What fails in one server is not tried in others, nor there at the next look.
+ */
+static struct pe_error *take_back(struct agent_target *target, const struct agent_offer *offer,
+				  int before, struct pe_error *cause)
+{
+	struct pe_error *err = undo(target, offer, before, cause);
+	pe_auto_free char *text = pe_error_text(err);
+
+	agent_state_failed(target->agent, offer->sha256, agent_target_name(target),
+			   text ? text : "it failed its verification");
+	return err;
 }
 
 static void tell_applied(struct agent_target *target, const struct agent_offer *offer,

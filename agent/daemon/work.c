@@ -97,8 +97,11 @@ static struct pe_error *name_way_out(struct pe_error *err)
 		text ? text : "the server is sandboxed (seccomp)");
 }
 
-static int hold_error(struct agent_target *target, const char *patch, struct pe_error *err)
+static int hold_error(struct agent_target *target, const struct agent_offer *offer,
+		      struct pe_error *err)
 {
+	pe_auto_free char *suspicion = agent_state_suspicion(target->agent, offer->sha256);
+
 	err = name_way_out(err);
 
 	pe_auto_free char *text = pe_error_text(err);
@@ -107,11 +110,13 @@ static int hold_error(struct agent_target *target, const char *patch, struct pe_
 	pe_error_free(err);
 	if (code == PE_ERR_DIED || code == PE_ERR_NO_TARGET)
 		return RETRY_MS; /* the next look tells */
+	if (suspicion)
+		return hold(target, offer->name, suspicion, false);
 	/* These do not become better by waiting. A new offer or an operator wakes the task. */
 	bool retry = code != PE_ERR_MISMATCH && code != PE_ERR_UNSUPPORTED &&
 		     code != PE_ERR_SANDBOXED && code != PE_ERR_FORMAT && code != PE_ERR_VERIFY;
 
-	return hold(target, patch, text ? text : "out of memory", retry);
+	return hold(target, offer->name, text ? text : "out of memory", retry);
 }
 
 /* Patches that their publisher took back, newest first: one may stand on another. */
@@ -167,7 +172,7 @@ static int apply_pass(struct agent_target *target, const struct agent_offer *cho
 	if (err && err->code != PE_ERR_NOTHING) {
 		bool leaving = agent_is_leaving(target);
 
-		wait = leaving ? STOP_MS : hold_error(target, offer->name, err);
+		wait = leaving ? STOP_MS : hold_error(target, offer, err);
 		if (leaving)
 			pe_error_free(err);
 	} else {
@@ -249,6 +254,32 @@ static int hold_reverted(struct agent_target *target, const struct agent_offer *
 	return hold(target, offer->name, reason, false);
 }
 
+/*
+ * @offer, or the highest level below that nothing is known against; NULL: there is none. *suspicion
+ * (owned) is why it is not @offer.
+ */
+static const struct agent_offer *choose_good(const struct agent_target *target,
+					     const struct agent_offer *offer, time_t now,
+					     char **suspicion)
+{
+	struct agent *agent = target->agent;
+
+	*suspicion = NULL;
+	while (offer) {
+		pe_auto_free char *why = agent_state_suspicion(agent, offer->sha256);
+
+		if (!why)
+			break;
+		if (!*suspicion)
+			*suspicion = pe_steal(why);
+		offer = offer->level ? agent_choose(&agent->offers, target->provider->name,
+						    agent_build_id(target), &agent->settings,
+						    (int)offer->level - 1, now, NULL)
+				     : NULL;
+	}
+	return offer;
+}
+
 static int choose_and_apply(struct agent_target *target)
 {
 	struct agent *agent = target->agent;
@@ -273,18 +304,18 @@ static int choose_and_apply(struct agent_target *target)
 	}
 	if (target->again)
 		agent_state_forgive(agent, offer->sha256);
-	if (agent_state_crash_of(agent, offer->sha256))
-		return hold(target, offer->name,
-			    "a server crashed within a minute of this patch: it is not applied "
-			    "again by itself",
-			    false);
 
-	pe_auto_free char *when = NULL;
+	pe_auto_free char *suspicion = NULL, *when = NULL;
+	const struct agent_offer *good = choose_good(target, offer, now, &suspicion);
 
-	target->reverted_by_hand = agent_record_reverted_by_hand(target, offer->name, &when);
+	if (!good || agent_has_patch(target, good) || level > (int)good->level)
+		return hold(target, offer->name, suspicion, false);
+	target->reverted_by_hand = agent_record_reverted_by_hand(target, good->name, &when);
 	if (target->reverted_by_hand && !target->wanted)
-		return hold_reverted(target, offer, when);
-	return apply_pass(target, offer);
+		return hold_reverted(target, good, when);
+	wait = apply_pass(target, good);
+	/* Then the next pass tells of the other. */
+	return suspicion && !target->held.reason ? STOP_MS : wait;
 }
 
 /* An operator's hold of this server, of all, or both; each has to be ended for itself. */

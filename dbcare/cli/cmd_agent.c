@@ -321,7 +321,8 @@ int cmd_update(int argc, char **argv)
 {
 	static const struct argp_option options[] = {
 		{ "again", KEY_AGAIN, NULL, 0,
-		  "Also a patch that was followed by a crash of a server" },
+		  "Also a patch that was followed by a crash of a server, or failed its "
+		  "verification" },
 		{ "remote", KEY_REMOTE, NULL, 0,
 		  "What the repository has, whatever UPDATE_POLICY says" },
 		{ "dry-run", KEY_DRY_RUN, NULL, 0,
