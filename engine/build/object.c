@@ -47,8 +47,11 @@ static struct pe_error *section_read(struct pe_object *object, Elf_Scn *scn, siz
 			return BAD(object, "two symbol tables");
 		private->symtab = scn;
 	}
-	if (shdr.sh_type == SHT_NOBITS || shdr.sh_type == SHT_NULL)
+	if (shdr.sh_type == SHT_NOBITS || shdr.sh_type == SHT_NULL) {
+		if (shdr.sh_flags & SHF_EXECINSTR && shdr.sh_size)
+			return BAD(object, "%s is code without bytes", section->name);
 		return NULL;
+	}
 	/* Straight from the mapping: libelf would copy and convert, we only handle our own order.
 	 */
 	if (shdr.sh_offset > private->file.size ||

@@ -131,6 +131,20 @@ static void damaged_objects_are_errors_and_never_crashes(void **state)
 	}
 }
 
+static void code_without_bytes_is_refused(void **state)
+{
+	const char assembly[] = ".section .text.entry,\"ax\",@nobits\nentry: .skip 16\n";
+	struct pe_object *object;
+
+	write_file("nobits.s", assembly, strlen(assembly));
+	run("as nobits.s -o nobits.o");
+
+	pe_auto_error struct pe_error *err = pe_object_open("nobits.o", &object);
+
+	assert_non_null(err);
+	assert_non_null(strstr(err->message, "is code without bytes"));
+}
+
 static void a_program_is_no_object(void **state)
 {
 	struct pe_object *object;
@@ -146,6 +160,7 @@ int main(void)
 		cmocka_unit_test(a_template_instance_is_in_its_group),
 		cmocka_unit_test(an_object_with_more_sections_than_a_header_can_count_is_read),
 		cmocka_unit_test(damaged_objects_are_errors_and_never_crashes),
+		cmocka_unit_test(code_without_bytes_is_refused),
 		cmocka_unit_test(a_program_is_no_object),
 	};
 
