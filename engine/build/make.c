@@ -485,6 +485,7 @@ static struct pe_error *units_select(struct make *m, struct pe_patch *patch)
 	options.line_count = m->line_count;
 	options.address = find_address;
 	options.address_ctx = m;
+	options.program = m->build->target->program;
 	return pe_select(objects, units->count, m->build->image, &options, patch,
 			 &m->result->report);
 }

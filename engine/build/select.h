@@ -36,6 +36,8 @@ struct pe_select_options {
 	 */
 	struct pe_error *(*address)(void *ctx, const char *name, uint64_t *vaddr, bool *found);
 	void *address_ctx;
+	/* What loads the image, a plugin: new code may use all that it exports. May be NULL. */
+	const char *program;
 };
 
 enum pe_changed_kind {

@@ -2,9 +2,10 @@
 /*
  * What a name means outside the patch. In this order: what the image defines and exports, what it
  * imports (its own relocated slot, or its copy), what only it knows (a static name, if it is the
- * only one), what a library that it needs defines. Libraries are looked into as this host has
- * them, just to find a name that nothing defines before a target does; when one is missing here
- * the name gets the benefit of the doubt and is resolved when the patch is applied.
+ * only one), what a library that it needs defines, or the program that loads it as a plugin.
+ * Libraries are looked into as this host has them, just to find a name that nothing defines before
+ * a target does; when one is missing here the name gets the benefit of the doubt and is resolved
+ * when the patch is applied.
  */
 #include <elf.h>
 #include <string.h>
@@ -104,9 +105,17 @@ static struct pe_error *libraries_open(struct pe_sel *sel)
 
 	sel->libraries_open = true;
 	sel->libraries_complete = true;
-	sel->libraries = calloc(count + 1, sizeof(struct pe_image *));
+	sel->libraries = calloc(count + 2, sizeof(struct pe_image *));
 	if (!sel->libraries)
 		return pe_error_nomem();
+	if (sel->options->program) {
+		struct pe_error *err =
+			pe_image_open(sel->options->program, &sel->libraries[sel->library_count]);
+
+		if (err)
+			return err;
+		sel->library_count++;
+	}
 	for (size_t i = 0; i < count; i++) {
 		struct pe_image *library = NULL;
 

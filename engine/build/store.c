@@ -55,6 +55,7 @@ void pe_build_target_free(struct pe_build_target *target)
 	for (size_t i = 0; i < MEMBER_COUNT; i++)
 		free(*member(target, i));
 	free(target->dir);
+	free(target->program);
 	free(target);
 }
 

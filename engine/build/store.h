@@ -32,6 +32,7 @@ struct pe_build_target {
 	char *source;	/* root of the source tree */
 	char *database; /* compile_commands.json */
 	char *binary;	/* as shipped */
+	char *program;	/* the target's own binary when another file was chosen; or NULL */
 	char *symbols;	/* an nm list or a debug file; NULL when there is none */
 	char *root;	/* of the unpacked packages; NULL when there is none */
 	char *epoch;	/* SOURCE_DATE_EPOCH of its build */

@@ -24,7 +24,10 @@ struct pe_error *pe_build_target_choose(struct pe_build_target *target, const ch
 	if (!pe_file_exists(full))
 		return pe_error_new(PE_ERR_USAGE, "there is no file %s in the packages of %s (%s)",
 				    path, target->name, target->root ? target->root : "no folder");
-	free(target->binary);
+	if (target->program)
+		free(target->binary);
+	else
+		target->program = target->binary;
 	target->binary = pe_steal(full);
 	/* The list is the program's. */
 	free(target->symbols);

@@ -3,6 +3,7 @@
 import re
 
 import pymysql
+import pytest
 
 from harness import care
 from patches import case, diff_of
@@ -13,6 +14,9 @@ SOURCE = "plugin/simple_password_check/simple_password_check.c"
 OLD = "  if (strncmp(password->str, username->str, length) == 0)\n"
 NEW = ("  if (length > 4 && strncmp(password->str, \"live-\", 5) == 0)\n"
        "    return 0;\n") + OLD
+# The same with a function of the server, of which the plugin knows nothing.
+OF_SERVER = "  extern int is_prefix(const char *, const char *);\n" + NEW.replace(
+    'strncmp(password->str, "live-", 5) == 0', 'is_prefix(password->str, "live-")')
 
 
 def accepts(server, password):
@@ -24,9 +28,12 @@ def accepts(server, password):
     return True
 
 
-def test_a_plugin_is_patched_once_it_is_loaded(target, new_server, tmp_path):
-    patch = target.patch(diff_of(target, tmp_path, SOURCE, OLD, NEW), "plugin", "--image", PLUGIN)
+@pytest.mark.parametrize("new, imports", [(NEW, []), (OF_SERVER, ["is_prefix"])],
+                         ids=["alone", "with_a_function_of_the_server"])
+def test_a_plugin_is_patched_once_it_is_loaded(target, new_server, tmp_path, new, imports):
+    patch = target.patch(diff_of(target, tmp_path, SOURCE, OLD, new), "plugin", "--image", PLUGIN)
     shown = care("care-build", "show", patch, "--json").json
+    assert [s["name"] for s in shown["symbols"] if s["kind"] == "import"] == imports
     assert [(t["name"], t["program"]) for t in shown["targets"]] == \
         [("simple_password_check.so", False)]
     server = new_server()
@@ -43,6 +50,13 @@ def test_a_plugin_is_patched_once_it_is_loaded(target, new_server, tmp_path):
     assert not accepts(server, "live-x")
     care("care-patch", "recover", "--pid", server.pid, expect=(0, 2))
     assert server.snapshot() == before
+
+
+def test_what_neither_plugin_nor_server_has_is_refused(target, tmp_path):
+    diff = diff_of(target, tmp_path, SOURCE, OLD, OF_SERVER.replace("is_prefix", "is_nowhere"))
+    done = care("care-build", "patch", "--target", target.name, "--name", "nowhere", "--diff", diff,
+                "--image", PLUGIN, "-o", tmp_path / "nowhere.cpatch", expect=REFUSED)
+    assert "refers to is_nowhere, which neither" in done.text
 
 
 def test_a_patch_is_for_one_image(target, tmp_path):
