@@ -38,9 +38,10 @@ struct pe_error *pe_survey_hunks(const struct pe_survey_change *change, const ch
 
 /*
  * Other changes that one may need, which was refused with @message alone: those whose lines have a
- * name that the compiler did not know or find as it was, or that the program does not have. Flags
- * for each of @changes: @in tells what was tried, and what is found is added to it; @may, what may
- * be added at all. *@added is their number.
+ * name that the compiler did not know or find as it was (headers, if one of them has it), or that
+ * the program does not have. A name that many have is a common word. Flags for each of @changes:
+ * @in tells what was tried, and what is found is added to it; @may, what may be added at all.
+ * *@added is their number.
  */
 struct pe_error *pe_survey_needs(const struct pe_survey_changes *changes, const char *message,
 				 const bool *may, bool *in, size_t *added) pe_must_check;

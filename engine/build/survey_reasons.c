@@ -74,7 +74,7 @@ const char *pe_survey_reason(const char *code, const char *message)
 
 /* ---- what else it needs ---- */
 
-/* More are no small change any more, but a common word. */
+/* More is no small change any more. */
 static const size_t most_needed = 12;
 
 static bool is_word(char c)
@@ -146,47 +146,130 @@ static struct pe_error *names_in(const char *message, struct pe_strv *names)
 }
 
 /*
- * Does a hunk of the diff have one of the names as a word? Lines around a change count too: a
- * declaration may change in the line behind its name.
+ * Does a hunk of the diff have the name as a word? Lines around a change count too: a declaration
+ * may change in the line behind its name.
  */
-static bool mentions(const char *diff, const struct pe_strv *names)
+static bool mentions(const char *diff, const char *name)
 {
-	for (size_t i = 0; i < names->count; i++) {
-		size_t size = strlen(names->items[i]);
+	size_t size = strlen(name);
 
-		for (const char *p = diff; (p = strstr(p, names->items[i])); p += size) {
-			const char *line = p;
+	for (const char *p = diff; (p = strstr(p, name)); p += size) {
+		const char *line = p;
 
-			while (line > diff && line[-1] != '\n')
-				line--;
-			if (strchr("+- ", *line) && strncmp(line, "+++", 3) &&
-			    strncmp(line, "---", 3) && !is_word(p[-1]) && !is_word(p[size]))
-				return true;
-		}
+		while (line > diff && line[-1] != '\n')
+			line--;
+		if (strchr("+- ", *line) && strncmp(line, "+++", 3) && strncmp(line, "---", 3) &&
+		    !is_word(p[-1]) && !is_word(p[size]))
+			return true;
 	}
 	return false;
+}
+
+static bool is_header(const char *path)
+{
+	static const char *const ends[] = { ".h", ".hh", ".hpp", ".hxx", ".ic", ".inc", ".i" };
+	const char *end = strrchr(path, '.');
+
+	for (size_t i = 0; end && i < sizeof(ends) / sizeof(*ends); i++)
+		if (!strcmp(end, ends[i]))
+			return true;
+	return false;
+}
+
+/* The search for what a refused change needs. */
+struct search {
+	const struct pe_survey_changes *changes;
+	char **diffs;  /* of those that may be it; others NULL */
+	bool declared; /* it does not compile: what it misses, a header declares, if one has it */
+	bool *found;
+	bool *of_name; /* those that have one name */
+};
+
+static void search_deinit(struct search *s)
+{
+	for (size_t i = 0; s->diffs && i < s->changes->count; i++)
+		free(s->diffs[i]);
+	free(s->diffs);
+	free(s->found);
+	free(s->of_name);
+}
+
+static struct pe_error *search_init(struct search *s, const bool *may, const bool *in)
+{
+	size_t count = s->changes->count;
+	struct pe_error *err = NULL;
+
+	s->diffs = calloc(count + 1, sizeof(*s->diffs));
+	s->found = calloc(count + 1, sizeof(*s->found));
+	s->of_name = calloc(count + 1, sizeof(*s->of_name));
+	if (!s->diffs || !s->found || !s->of_name)
+		return pe_error_nomem();
+	for (size_t i = 0; !err && i < count; i++)
+		if (!in[i] && may[i] && s->changes->items[i].diff)
+			err = pe_file_read(s->changes->items[i].diff, &s->diffs[i], NULL);
+	return err;
+}
+
+/* Which changes have a name; their number. */
+static size_t find_name(struct search *s, const char *name)
+{
+	size_t sources = 0, headers = 0;
+
+	for (size_t i = 0; i < s->changes->count; i++) {
+		bool header = is_header(s->changes->items[i].path);
+
+		s->of_name[i] = s->diffs[i] && mentions(s->diffs[i], name);
+		headers += s->of_name[i] && header;
+		sources += s->of_name[i] && !header;
+	}
+	if (!s->declared || !headers)
+		return sources + headers;
+	for (size_t i = 0; i < s->changes->count; i++)
+		s->of_name[i] &= is_header(s->changes->items[i].path);
+	return headers;
+}
+
+/* The changes that have one of the names; a name that more than @most have is a common word. */
+static size_t find_names(struct search *s, const struct pe_strv *names, size_t most)
+{
+	size_t count = 0;
+
+	memset(s->found, 0, s->changes->count * sizeof(*s->found));
+	for (size_t n = 0; n < names->count; n++) {
+		bool common = find_name(s, names->items[n]) > most;
+
+		for (size_t i = 0; !common && i < s->changes->count; i++) {
+			count += s->of_name[i] && !s->found[i];
+			s->found[i] |= s->of_name[i];
+		}
+	}
+	return count;
 }
 
 struct pe_error *pe_survey_needs(const struct pe_survey_changes *changes, const char *message,
 				 const bool *may, bool *in, size_t *added)
 {
+	__attribute__((cleanup(search_deinit))) struct search s = {
+		.changes = changes,
+		.declared = !strstr(message, ", which neither"),
+	};
 	pe_auto_strv struct pe_strv names = { 0 };
-	pe_auto_free bool *found = calloc(changes->count + 1, sizeof(*found));
-	struct pe_error *err = found ? names_in(message, &names) : pe_error_nomem();
+	struct pe_error *err = names_in(message, &names);
 
 	*added = 0;
-	for (size_t i = 0; !err && names.count && i < changes->count; i++) {
-		pe_auto_free char *diff = NULL;
-
-		if (in[i] || !may[i] || !changes->items[i].diff)
-			continue;
-		err = pe_file_read(changes->items[i].diff, &diff, NULL);
-		found[i] = !err && mentions(diff, &names);
-		*added += found[i];
-	}
-	if (*added > most_needed)
+	if (err || !names.count)
+		return err;
+	err = search_init(&s, may, in);
+	if (err)
+		return err;
+	/* Of many, the rarest. */
+	for (size_t most = most_needed; most; most /= 2) {
+		*added = find_names(&s, &names, most);
+		if (*added <= most_needed)
+			break;
 		*added = 0;
+	}
 	for (size_t i = 0; *added && i < changes->count; i++)
-		in[i] |= found[i];
-	return err;
+		in[i] |= s.found[i];
+	return NULL;
 }

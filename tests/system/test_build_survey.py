@@ -209,20 +209,25 @@ def spoken(tmp_path_factory):
     return Program(folder, SPOKEN, main=TEXTS + MAIN)
 
 
-@pytest.mark.parametrize("use, outcome, reason, with_, without", [
-    ("i->weight * TWO", "applied", None, ["codes.h"], ["main.c", "other.c"]),
+@pytest.mark.parametrize("use, more, outcome, reason, with_, without", [
+    # What does not compile is declared in a header, whoever else has the word.
+    ("i->weight * TWO", "int more(void);", "applied", None, ["codes.h"], []),
+    # What the program lacks may be in each file that has the word.
+    ("i->weight * 3 + more()", "#define more() 7", "applied", None, ["codes.h"],
+     ["main.c", "other.c"]),
     # Of this, the file with the table has more than the text.
-    ("i->weight * TWO + more()", "refused", "size of existing data changes",
+    ("i->weight * TWO + more()", "int more(void);", "refused", "size of existing data changes",
      ["codes.h", "main.c", "other.c"], []),
 ])
 def test_what_it_can_do_without_is_left_out_when_that_cannot_be_patched(
-        spoken, tmp_path, use, outcome, reason, with_, without):
+        spoken, tmp_path, use, more, outcome, reason, with_, without):
     new = tmp_path / "new"
     new.mkdir()
-    (new / "codes.h").write_text(CODES + "#define TWO 2\nint more(void);\n")
+    (new / "codes.h").write_text(f"{CODES}#define TWO 2\n{more}\n")
     (new / "case.c").write_text(changed(SPOKEN, {"i->weight * 3": use}))
-    (new / "other.c").write_text("int other = TWO;\n")  # no part of the program
-    (new / "main.c").write_text(changed(TEXTS, TWO) + "int more(void)\n{\n\treturn 7;\n}\n" + MAIN)
+    (new / "other.c").write_text("int other = TWO; /* and more */\n")  # no part of the program
+    (new / "main.c").write_text(changed(TEXTS, TWO) + "int (more)(void)\n{\n\treturn 7;\n}\n" +
+                                MAIN)
     out = str(tmp_path / "results")
     with spoken.start() as p:
         before = p.snapshot()
