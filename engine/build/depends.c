@@ -261,7 +261,9 @@ struct pe_error *pe_depends_sources(const struct pe_build *build, const struct p
 		if (!tab || !pe_strv_has(headers, tab + 1))
 			continue;
 		*tab = 0;
-		if (!pe_strv_has(ret, line) && !pe_strv_add(ret, line))
+		/* The table is the target's: what was found for one of its plugins is kept too. */
+		if (pe_strv_has(&sources, line) && !pe_strv_has(ret, line) &&
+		    !pe_strv_add(ret, line))
 			return pe_error_nomem();
 	}
 	if (ret->count)

@@ -11,6 +11,8 @@ from patches import case, diff_of
 REFUSED = 5
 PLUGIN = "usr/lib/mysql/plugin/simple_password_check.so"
 SOURCE = "plugin/simple_password_check/simple_password_check.c"
+HEADER = "include/mysql/plugin_password_validation.h"
+BEGIN = "struct st_mariadb_password_validation\n"
 OLD = "  if (strncmp(password->str, username->str, length) == 0)\n"
 NEW = ("  if (length > 4 && strncmp(password->str, \"live-\", 5) == 0)\n"
        "    return 0;\n") + OLD
@@ -57,6 +59,19 @@ def test_what_neither_plugin_nor_server_has_is_refused(target, tmp_path):
     done = care("care-build", "patch", "--target", target.name, "--name", "nowhere", "--diff", diff,
                 "--image", PLUGIN, "-o", tmp_path / "nowhere.cpatch", expect=REFUSED)
     assert "refers to is_nowhere, which neither" in done.text
+
+
+def test_a_header_of_plugin_and_server_changes_the_one_that_is_patched(target, tmp_path):
+    """First the plugin, so that it is known to include the header when the server is patched."""
+    header = diff_of(target, tmp_path, HEADER, BEGIN, "int unheard_of(void);\n" + BEGIN)
+    plugin = diff_of(target, tmp_path, SOURCE, OLD, NEW)
+    server = case("mysys_function")
+    for name, diff, image in (("header-plugin", plugin, ["--image", PLUGIN]),
+                              ("header-server", server, [])):
+        care("care-build", "patch", "--target", target.name, "--name", name, "--diff", header,
+             "--diff", diff, *image, "-o", tmp_path / f"{name}.cpatch", timeout=1200)
+    shown = care("care-build", "show", tmp_path / "header-server.cpatch", "--json").json
+    assert len(shown["functions"]) == 1, shown["functions"]
 
 
 def test_a_patch_is_for_one_image(target, tmp_path):
