@@ -15,6 +15,7 @@
 #include "build/run.h"
 #include "build/witness.h"
 #include "engine/cleanup.h"
+#include "engine/demangle.h"
 
 #include <openssl/evp.h>
 #include <string.h>
@@ -490,6 +491,51 @@ static struct pe_error *units_select(struct make *m, struct pe_patch *patch)
 			 &m->result->report);
 }
 
+/*
+ * Functions of the changed sources that the shipped program has otherwise than they are compiled
+ * here. Those that the patch touches or relies on are refused; that the others differ may tell of
+ * another configuration, with which everything that the patch adds is compiled. Of weak functions
+ * the program has the copy of some other source.
+ */
+static struct pe_error *match_notes(struct make *m)
+{
+	enum { NAMED = 3 };
+
+	for (size_t i = 0; i < m->result->units.count; i++) {
+		const struct pe_unit *unit = &m->result->units.items[i];
+		pe_auto_strv struct pe_strv names = { 0 };
+		size_t count = 0;
+
+		for (size_t k = 0; k < unit->match->function_count; k++) {
+			const struct pe_match_function *f = &unit->match->functions[k];
+
+			if (f->verdict != PE_MATCH_DIFFERENT || pe_match_is_weak(f->symbol) ||
+			    strstr(f->symbol->name, ".cold") || count++ >= NAMED)
+				continue;
+
+			pe_auto_free char *name = pe_demangle(f->symbol->name);
+
+			if (!name || !pe_strv_add(&names, name))
+				return pe_error_nomem();
+		}
+		if (!count)
+			continue;
+
+		pe_auto_free char *list = pe_strv_join(&names, ", ");
+
+		if (!list ||
+		    !pe_strv_addf(
+			    &m->result->notes,
+			    "%zu function%s of %s that this patch leaves alone %s not compiled "
+			    "here as shipped (%s%s): look with `care-build match' whether "
+			    "the target is configured as its package was",
+			    count, count == 1 ? "" : "s", unit->source, count == 1 ? "is" : "are",
+			    list, count > NAMED ? ", ..." : ""))
+			return pe_error_nomem();
+	}
+	return NULL;
+}
+
 struct pe_error *pe_make_patch(const struct pe_build *build, const struct pe_make_options *options,
 			       struct pe_patch *patch, struct pe_make_result *ret)
 {
@@ -510,8 +556,6 @@ struct pe_error *pe_make_patch(const struct pe_build *build, const struct pe_mak
 		err = inputs_hash(&m);
 	if (!err)
 		err = files_sort(&m);
-	if (!err)
-		err = notes_fill(&m, patch);
 	if (!err && !m.sources.count)
 		err = pe_error_new(PE_ERR_NOTHING,
 				   m.header_count ? "no function of the shipped binary changes: "
@@ -528,6 +572,10 @@ struct pe_error *pe_make_patch(const struct pe_build *build, const struct pe_mak
 		progress(&m, "matching the unpatched code with the shipped program");
 		err = pe_units_match(build, &ret->units);
 	}
+	if (!err)
+		err = match_notes(&m);
+	if (!err)
+		err = notes_fill(&m, patch);
 	if (!err)
 		err = facts_fill(&m, patch);
 	return err ? err : units_select(&m, patch);

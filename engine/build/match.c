@@ -77,7 +77,7 @@ static bool place_known(const struct match_state *state, const struct pe_object_
 
 /* ---- verdicts ---- */
 
-bool match_is_weak(const struct pe_object_symbol *symbol)
+bool pe_match_is_weak(const struct pe_object_symbol *symbol)
 {
 	return symbol->bind == STB_WEAK || symbol->bind == STB_GNU_UNIQUE || symbol->section->group;
 }
@@ -99,7 +99,7 @@ static void settle_different(struct match_state *state, struct pe_match_function
 	function->cause = cause;
 	function->vaddr = vaddr;
 	function->verdict = PE_MATCH_DIFFERENT;
-	if (!match_is_weak(function->symbol))
+	if (!pe_match_is_weak(function->symbol))
 		return;
 	char *text = NULL;
 	if (asprintf(&text, "weak: the image has the copy of another object (%s)",
@@ -218,7 +218,7 @@ static void neighbours(const struct pe_match *match, const struct pe_object_symb
 	for (size_t i = 0; i < match->function_count; i++) {
 		const struct pe_match_function *other = &match->functions[i];
 
-		if (pending(other) || other->vaddr == 0 || match_is_weak(other->symbol) ||
+		if (pending(other) || other->vaddr == 0 || pe_match_is_weak(other->symbol) ||
 		    other->verdict > PE_MATCH_RELOCATED ||
 		    code_kind(other->symbol->section) != code_kind(symbol->section))
 			continue;

@@ -60,6 +60,9 @@ bool pe_match_address(const struct pe_match *match, const struct pe_object_symbo
 bool pe_match_tls_offset(const struct pe_match *match, const struct pe_object_symbol *symbol,
 			 int64_t *tpoff);
 
+/* Of several copies the linker keeps one: the image may have that of another object. */
+bool pe_match_is_weak(const struct pe_object_symbol *function);
+
 /* "identical", "relocated", "different", "absent". */
 const char *pe_match_verdict_name(enum pe_match_verdict verdict);
 size_t pe_match_count(const struct pe_match *match, enum pe_match_verdict verdict);

@@ -172,7 +172,7 @@ bool match_compare(struct match_state *state, const struct pe_object_symbol *fun
 	/* Another object's copy of a COMDAT section may have its functions in another order. */
 	bool same =
 		match_place_set(state, &state->sections[section->index], vaddr - function->value) ||
-		match_is_weak(function);
+		pe_match_is_weak(function);
 	if (!same)
 		*cause = strdup("other functions refer to another copy of it");
 	else

@@ -86,8 +86,6 @@ struct match_code {
 bool match_decode(const struct match_state *state, const struct match_code *code,
 		  const struct pe_object_reloc *reloc, struct match_ref *ret);
 
-bool match_is_weak(const struct pe_object_symbol *function);
-
 /* match_refs.c: false with *cause set (owned by the caller) when the image refers elsewhere. */
 bool match_refer(struct match_state *state, const struct match_ref *ref, char **cause);
 bool match_place_set(struct match_state *state, struct match_place *place, uint64_t vaddr);

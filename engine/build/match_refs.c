@@ -311,7 +311,7 @@ static bool global_agrees(struct match_state *state, const struct pe_object_symb
 
 static bool teaches(const struct match_state *state, const struct pe_object_section *section)
 {
-	if (!state->teacher || !match_is_weak(state->teacher))
+	if (!state->teacher || !pe_match_is_weak(state->teacher))
 		return true;
 	const char *group = state->teacher->section->group;
 

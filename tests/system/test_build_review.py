@@ -127,6 +127,23 @@ def test_a_compiler_that_cannot_work_says_nothing_of_the_patch(made, script, tol
     assert told in done.err and "differs" not in done.text, done.text
 
 
+def test_a_source_that_is_compiled_otherwise_than_it_was_is_told(tmp_path):
+    source = SOURCE.replace("void say(", "int limit(void)\n{\n\treturn LIMIT;\n}\nvoid say(")
+    made = Program(tmp_path, source, flags=("-O2", "-fPIE", "-DLIMIT=1"))
+    change = {"\treturn sum;": "\treturn sum + 1;"}
+    assert care("care-build", "show", made.patch("same", change), "--json").json["notes"] == []
+    with open(made.database) as file:
+        commands = file.read()
+    with open(made.database, "w") as file:
+        file.write(commands.replace("-DLIMIT=1", "-DLIMIT=2"))
+    care("care-build", "target", "add", "program", "--name", "other",
+         "--compile-commands", made.database, "--binary", made.binary, env=made.env)
+    made.name = "other"
+    [note] = care("care-build", "show", made.patch("other", change), "--json").json["notes"]
+    assert note.startswith("1 function of case.c that this patch leaves alone") and "(limit)" in note
+    made.patch("limit", {"LIMIT;": "LIMIT + 1;"}, expect=5)
+
+
 def test_what_a_killed_builder_left_is_removed_by_the_next_but_not_what_is_in_use(made, tmp_path):
     reviewed, path = made
     (tmp_path / "cc").write_text("#!/bin/sh\nsleep 60\n")
