@@ -151,8 +151,8 @@ static void last_words(const struct run *run, char out[WORDS_MOST + 8])
 		begin = used - WORDS_MOST;
 	while (((unsigned char)text[begin] & 0xc0) == 0x80)
 		begin++; /* not in the middle of a character */
-	snprintf(out, WORDS_MOST + 8, "%s%s", used && (begin || run->heard_more) ? "…" : "",
-		 text + begin);
+	snprintf(out, WORDS_MOST + 8, "%s%.*s", used && (begin || run->heard_more) ? "…" : "",
+		 WORDS_MOST, text + begin);
 }
 
 static struct pe_error *veto(const struct run *run, const char *path, const char *fmt, int number)
