@@ -9,7 +9,6 @@
 #include "dbcare/cluster.h"
 #include "dbcare/history.h"
 #include "dbcare/kept.h"
-#include "dbcare/undo.h"
 #include "engine/cleanup.h"
 #include "engine/demangle.h"
 
@@ -328,13 +327,18 @@ struct pe_error *dbc_take_back(struct dbc_session *session, const char *name,
 			       struct pe_error *cause, struct dbc_outcome *ret)
 {
 	struct dbc_history *history = NULL;
+	struct pe_apply_options engine = engine_options(options);
 
 	tell(options, "verification failed: reverting");
 	/* The kept connection may be the one that hangs in the new code. */
 	dbc_session_disconnect(session);
 	warn(ret, record_begin("auto-revert", dbc_record_fields(session, name), ret, &history));
 
-	struct pe_error *err = dbc_undo(session, name, replaced, options, &ret->undone);
+	engine.max_pause_us = 0;
+	engine.cancellable = false;
+
+	struct pe_error *err =
+		dbc_undo(&session->server, session->target, name, replaced, &engine, &ret->undone);
 
 	if (history)
 		record_end(history, ret, err ? pe_code_name(err->code) : "reverted",

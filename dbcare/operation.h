@@ -14,6 +14,7 @@
 
 #include "dbcare/blockers.h"
 #include "dbcare/gates.h"
+#include "dbcare/undo.h"
 #include "dbcare/verify.h"
 
 /* A server that is worked on: the process, and its SQL once it was needed. */
@@ -49,12 +50,6 @@ struct dbc_options {
 	size_t replace_count;
 	void (*progress)(void *ctx, const char *text);
 	void *progress_ctx;
-};
-
-/* What became of the patches that one replaced which was taken back. */
-struct dbc_undone {
-	json_t *restored; /* "NAME (level N)" that are in the server again; owned */
-	json_t *lost;	  /* those that are not, as when nobody kept their files; owned */
 };
 
 struct dbc_outcome {

@@ -67,28 +67,28 @@ static struct pe_error *kept_read(const struct dbc_server *server, const json_t 
 	return NULL;
 }
 
-static struct pe_error *apply_kept(struct dbc_session *session, const struct pe_patch *patch,
+static struct pe_error *apply_kept(struct pe_target *target, const struct pe_patch *patch,
 				   const char *const *replace, size_t replace_count,
-				   const struct pe_apply_options *engine)
+				   const struct pe_apply_options *options)
 {
 	struct pe_plan *plan = NULL;
 	struct pe_switch_result change = { 0 };
 	struct pe_error *err =
-		pe_plan_create_replacing(session->target, patch, replace, replace_count, &plan);
+		pe_plan_create_replacing(target, patch, replace, replace_count, &plan);
 
 	if (!err)
-		err = pe_apply(session->target, plan, engine, &change);
+		err = pe_apply(target, plan, options, &change);
 	pe_switch_result_deinit(&change);
 	if (plan)
 		pe_plan_free(plan);
 	return err;
 }
 
-static struct pe_error *revert(struct dbc_session *session, const char *name,
-			       const struct pe_apply_options *engine)
+static struct pe_error *revert(struct pe_target *target, const char *name,
+			       const struct pe_apply_options *options)
 {
 	struct pe_switch_result change = { 0 };
-	struct pe_error *err = pe_revert(session->target, name, engine, &change);
+	struct pe_error *err = pe_revert(target, name, options, &change);
 
 	pe_switch_result_deinit(&change);
 	return err;
@@ -102,14 +102,14 @@ static json_t *text_of(const json_t *entry)
 }
 
 /* How many of @kept are in the server again: it ends with the first that cannot be. */
-static size_t put_back(struct dbc_session *session, const char *name, const struct kept *kept,
-		       const struct pe_apply_options *engine)
+static size_t put_back(struct pe_target *target, const char *name, const struct kept *kept,
+		       const struct pe_apply_options *options)
 {
 	size_t i;
 
 	for (i = 0; i < kept->count; i++) {
 		pe_auto_error struct pe_error *err =
-			apply_kept(session, kept->patches[i], &name, i == 0, engine);
+			apply_kept(target, kept->patches[i], &name, i == 0, options);
 
 		if (err && err->code != PE_ERR_NOTHING)
 			break;
@@ -117,15 +117,13 @@ static size_t put_back(struct dbc_session *session, const char *name, const stru
 	return i;
 }
 
-struct pe_error *dbc_undo(struct dbc_session *session, const char *name, const json_t *replaced,
-			  const struct dbc_options *options, struct dbc_undone *ret)
+struct pe_error *dbc_undo(const struct dbc_server *server, struct pe_target *target,
+			  const char *name, const json_t *replaced,
+			  const struct pe_apply_options *options, struct dbc_undone *ret)
 {
 	auto_kept struct kept kept = { 0 };
-	const struct pe_apply_options engine = { .timeout_us = options->timeout_us,
-						 .progress = options->progress,
-						 .progress_ctx = options->progress_ctx };
-	pe_auto_error struct pe_error *lost = kept_read(&session->server, replaced, &kept);
-	size_t restored = lost ? 0 : put_back(session, name, &kept, &engine), i;
+	pe_auto_error struct pe_error *lost = kept_read(server, replaced, &kept);
+	size_t restored = lost ? 0 : put_back(target, name, &kept, options), i;
 	const json_t *entry;
 
 	*ret = (struct dbc_undone){ json_array(), json_array() };
@@ -134,7 +132,7 @@ struct pe_error *dbc_undo(struct dbc_session *session, const char *name, const j
 		json_array_append_new(i < restored ? ret->restored : ret->lost, text_of(entry));
 	}
 	/* Where nothing took its place it has to go all the same. */
-	return restored ? NULL : revert(session, name, &engine);
+	return restored ? NULL : revert(target, name, options);
 }
 
 void dbc_undone_deinit(struct dbc_undone *undone)
