@@ -253,8 +253,8 @@ void dbc_server_deinit(struct dbc_server *server)
 static struct pe_error *error_denied(pid_t pid)
 {
 	return pe_error_new(PE_ERR_PERMISSION,
-			    "cannot look into process %d, which belongs to another user: this "
-			    "needs the right to trace it (CAP_SYS_PTRACE)",
+			    "cannot look into process %d: this needs the right to trace it "
+			    "(CAP_SYS_PTRACE), in its user namespace",
 			    (int)pid);
 }
 

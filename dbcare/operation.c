@@ -9,6 +9,7 @@
 #include "dbcare/cluster.h"
 #include "dbcare/history.h"
 #include "dbcare/kept.h"
+#include "dbcare/recover.h"
 #include "engine/cleanup.h"
 #include "engine/demangle.h"
 
@@ -235,21 +236,20 @@ json_t *dbc_record_fields(const struct dbc_session *session, const char *name)
 			 server->version, "build_id", build_id, "socket", server->socket);
 }
 
-static json_t *record_change(const struct dbc_outcome *outcome)
+static json_t *record_change(const struct pe_switch_result *change, json_t *restored)
 {
-	const struct pe_switch_result *change = &outcome->change;
 	json_t *replaced = NULL; /* the field is there only when something was replaced */
 
 	for (size_t i = 0; i < change->replaced_count; i++) {
 		replaced = replaced ? replaced : json_array();
 		json_array_append_new(replaced, json_string(change->replaced[i]));
 	}
-	return json_pack(
-		"{s:I, s:I, s:I, s:I, s:i, s:o*, s:O*}", "pause_us", (json_int_t)change->pause_us,
-		"predicted_us", (json_int_t)change->predicted_us, "operation_us",
-		(json_int_t)change->operation_us, "threads", (json_int_t)change->threads,
-		"attempts", (int)change->attempts, "replaced", replaced, "restored",
-		json_array_size(outcome->undone.restored) ? outcome->undone.restored : NULL);
+	return json_pack("{s:I, s:I, s:I, s:I, s:i, s:o*, s:O*}", "pause_us",
+			 (json_int_t)change->pause_us, "predicted_us",
+			 (json_int_t)change->predicted_us, "operation_us",
+			 (json_int_t)change->operation_us, "threads", (json_int_t)change->threads,
+			 "attempts", (int)change->attempts, "replaced", replaced, "restored",
+			 json_array_size(restored) ? restored : NULL);
 }
 
 /* What there is to say about the history itself becomes a warning. */
@@ -265,17 +265,21 @@ static struct pe_error *record_begin(const char *action, json_t *fields,
 }
 
 /* Writes the outcome; a record that fails now is a warning, since the switch has happened. */
-static void record_end(struct dbc_history *history, struct dbc_outcome *outcome, const char *result,
-		       const struct pe_error *err)
+static void record_end_of(struct dbc_history *history, struct dbc_outcome *outcome, json_t *more,
+			  const char *result, const struct pe_error *err)
 {
-	json_t *more = record_change(outcome);
-
 	if (err) {
 		pe_auto_free char *text = pe_error_text(err);
 
 		json_object_set_new(more, "message", json_string(text ? text : ""));
 	}
 	warn(outcome, dbc_history_end(history, result, more));
+}
+
+static void record_end(struct dbc_history *history, struct dbc_outcome *outcome, const char *result,
+		       const struct pe_error *err)
+{
+	record_end_of(history, outcome, record_change(&outcome->change, NULL), result, err);
 }
 
 /* ---- apply ---- */
@@ -341,8 +345,9 @@ struct pe_error *dbc_take_back(struct dbc_session *session, const char *name,
 		dbc_undo(&session->server, session->target, name, replaced, &engine, &ret->undone);
 
 	if (history)
-		record_end(history, ret, err ? pe_code_name(err->code) : "reverted",
-			   err ? err : cause);
+		record_end_of(history, ret,
+			      record_change(&ret->undone.change, ret->undone.restored),
+			      err ? pe_code_name(err->code) : "reverted", err ? err : cause);
 	if (!err) {
 		keep_what_is_in(session, ret);
 		ret->reverted = true;
@@ -413,6 +418,31 @@ static struct pe_error *cluster_lock(struct dbc_session *session, int *lock_fd)
 	return err || !node.member ? err : dbc_cluster_lock(&node, lock_fd);
 }
 
+/* It is in the server, but whoever applied it died before he verified it. */
+static struct pe_error *error_unverified(struct dbc_session *session, const char *name)
+{
+	json_t *records = NULL, *record;
+	bool unverified = false;
+	size_t i;
+	struct pe_error *err = dbc_abandoned(&session->server, &records);
+
+	json_array_foreach(records, i, record)
+	{
+		const char *patch = json_string_value(json_object_get(record, "patch"));
+
+		unverified |= patch && strcmp(patch, name) == 0 &&
+			      dbc_unverified(&session->server, record);
+	}
+	json_decref(records);
+	if (err || !unverified)
+		return err;
+	return pe_error_new(PE_ERR_HELD,
+			    "%s was applied by somebody who died before it was verified: "
+			    "`dbcarectl recover %d` verifies it, `dbcarectl revert %s %d` takes it "
+			    "back",
+			    name, (int)session->server.pid, name, (int)session->server.pid);
+}
+
 struct pe_error *dbc_apply(struct dbc_session *session, const struct pe_patch *patch,
 			   const struct dbc_options *options, struct dbc_outcome *ret)
 {
@@ -425,7 +455,7 @@ struct pe_error *dbc_apply(struct dbc_session *session, const struct pe_patch *p
 	if (err && err->code == PE_ERR_NOTHING) {
 		ret->already = true;
 		pe_error_free(err);
-		return NULL;
+		return error_unverified(session, patch->name);
 	}
 	if (!err)
 		err = run_gates(session, patch, options, ret);
@@ -439,6 +469,7 @@ struct pe_error *dbc_apply(struct dbc_session *session, const struct pe_patch *p
 	if (json_array_size(replaces))
 		json_object_set(fields, "replaces", replaces);
 	json_decref(replaces);
+	json_object_set_new(fields, "level", json_integer(patch->level));
 	json_object_set_new(fields, "gates", json_string(options->no_gates ? "skipped" : "ok"));
 	pe_auto_fd int lock = -1;
 

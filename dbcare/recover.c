@@ -92,6 +92,8 @@ static struct pe_error *serves(struct dbc_session *session, bool *ret)
 
 	*ret = false;
 	dbc_session_connect(session);
+	if (!session->sql && session->sql_error->code == PE_ERR_VERIFY)
+		return pe_steal(session->sql_error);
 	if (!session->sql)
 		return NULL;
 
@@ -156,11 +158,13 @@ static struct pe_error *verify_late(struct dbc_session *session, const struct db
 		return take_back_all(session, options, records, err, ret);
 	if (!good) {
 		pe_auto_free char *why = pe_error_text(session->sql_error);
+		const char *name = text_of(json_array_get(records, 0), "patch");
 
 		return pe_error_new(PE_ERR_HELD,
 				    "%s was applied by somebody who died before it was verified, "
-				    "and cannot be verified now: %s",
-				    text_of(json_array_get(records, 0), "patch"), why ? why : "");
+				    "and cannot be verified now: %s; if that is the patch's doing, "
+				    "`dbcarectl revert %s` takes it back",
+				    name, why ? why : "", name);
 	}
 	json_array_foreach(records, i, record)
 	{

@@ -115,9 +115,13 @@ static struct pe_error *error_of(MYSQL *mysql, const struct dbc_server *server, 
 	if (number == ER_SERVER_SHUTDOWN)
 		return pe_error_new(PE_ERR_HELD, "server %d is shutting down (%u: %s)",
 				    (int)server->pid, number, text);
-	return pe_error_new(PE_ERR_HELD, "cannot connect to server %d at %s%s%s (%u: %s)",
-			    (int)server->pid, server->socket, *user ? " as " : "", user, number,
-			    text);
+	/* It took the connection and let nobody in: for a verification that is an answer. */
+	bool lost = number == CR_SERVER_LOST || number == CR_SERVER_GONE_ERROR ||
+		    number == CR_SERVER_HANDSHAKE_ERR || number == CR_MALFORMED_PACKET;
+
+	return pe_error_new(lost ? PE_ERR_VERIFY : PE_ERR_HELD,
+			    "cannot connect to server %d at %s%s%s (%u: %s)", (int)server->pid,
+			    server->socket, *user ? " as " : "", user, number, text);
 }
 
 static void set_options(MYSQL *mysql, const struct dbc_login *login,

@@ -69,28 +69,17 @@ static struct pe_error *kept_read(const struct dbc_server *server, const json_t 
 
 static struct pe_error *apply_kept(struct pe_target *target, const struct pe_patch *patch,
 				   const char *const *replace, size_t replace_count,
-				   const struct pe_apply_options *options)
+				   const struct pe_apply_options *options,
+				   struct pe_switch_result *change)
 {
 	struct pe_plan *plan = NULL;
-	struct pe_switch_result change = { 0 };
 	struct pe_error *err =
 		pe_plan_create_replacing(target, patch, replace, replace_count, &plan);
 
 	if (!err)
-		err = pe_apply(target, plan, options, &change);
-	pe_switch_result_deinit(&change);
+		err = pe_apply(target, plan, options, change);
 	if (plan)
 		pe_plan_free(plan);
-	return err;
-}
-
-static struct pe_error *revert(struct pe_target *target, const char *name,
-			       const struct pe_apply_options *options)
-{
-	struct pe_switch_result change = { 0 };
-	struct pe_error *err = pe_revert(target, name, options, &change);
-
-	pe_switch_result_deinit(&change);
 	return err;
 }
 
@@ -101,16 +90,21 @@ static json_t *text_of(const json_t *entry)
 			    (int)json_integer_value(json_object_get(entry, "level")));
 }
 
-/* How many of @kept are in the server again: it ends with the first that cannot be. */
+/*
+ * How many of @kept are in the server again: it ends with the first that cannot be. @change: of the
+ * switch from @name.
+ */
 static size_t put_back(struct pe_target *target, const char *name, const struct kept *kept,
-		       const struct pe_apply_options *options)
+		       const struct pe_apply_options *options, struct pe_switch_result *change)
 {
 	size_t i;
 
 	for (i = 0; i < kept->count; i++) {
-		pe_auto_error struct pe_error *err =
-			apply_kept(target, kept->patches[i], &name, i == 0, options);
+		struct pe_switch_result next = { 0 };
+		pe_auto_error struct pe_error *err = apply_kept(
+			target, kept->patches[i], &name, i == 0, options, i ? &next : change);
 
+		pe_switch_result_deinit(&next);
 		if (err && err->code != PE_ERR_NOTHING)
 			break;
 	}
@@ -123,22 +117,27 @@ struct pe_error *dbc_undo(const struct dbc_server *server, struct pe_target *tar
 {
 	auto_kept struct kept kept = { 0 };
 	pe_auto_error struct pe_error *lost = kept_read(server, replaced, &kept);
-	size_t restored = lost ? 0 : put_back(target, name, &kept, options), i;
+	size_t restored, i;
 	const json_t *entry;
 
 	*ret = (struct dbc_undone){ json_array(), json_array() };
+	restored = lost ? 0 : put_back(target, name, &kept, options, &ret->change);
 	json_array_foreach(replaced, i, entry)
 	{
 		json_array_append_new(i < restored ? ret->restored : ret->lost, text_of(entry));
 	}
 	/* Where nothing took its place it has to go all the same. */
-	return restored ? NULL : revert(target, name, options);
+	if (restored)
+		return NULL;
+	pe_switch_result_deinit(&ret->change);
+	return pe_revert(target, name, options, &ret->change);
 }
 
 void dbc_undone_deinit(struct dbc_undone *undone)
 {
 	json_decref(undone->restored);
 	json_decref(undone->lost);
+	pe_switch_result_deinit(&undone->change);
 	*undone = (struct dbc_undone){ 0 };
 }
 

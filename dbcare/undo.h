@@ -19,6 +19,7 @@ json_t *dbc_undo_list(const struct dbc_server *server, const struct pe_plan *pla
 struct dbc_undone {
 	json_t *restored; /* "NAME (level N)" that are in the server again; owned */
 	json_t *lost;	  /* those that are not, as when nobody kept their files; owned */
+	struct pe_switch_result change; /* the switch that took it out */
 };
 
 /*

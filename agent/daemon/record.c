@@ -62,6 +62,8 @@ void agent_record_end(struct agent_target *target, struct dbc_history *history, 
 	if (!writing.fields)
 		writing.fields = json_object();
 	json_object_del(writing.fields, "blockers");
+	json_object_set(writing.fields, "level",
+			json_object_get(json_object_get(answer, "patch"), "level"));
 	if (cause) {
 		pe_auto_free char *text = pe_error_text(cause);
 

@@ -104,6 +104,7 @@ static struct pe_error *execute(struct account *account, char *const statements[
 	if (session.sql_error) {
 		err = session.sql_error;
 		session.sql_error = NULL;
+		err->code = PE_ERR_HELD;
 	}
 	for (int i = 0; !err && i < STATEMENTS; i++) {
 		struct dbc_rows rows;

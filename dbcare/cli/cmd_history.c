@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "build/text.h"
 #include "dbcare/cli/cli.h"
 #include "dbcare/history.h"
 #include "engine/cleanup.h"
@@ -146,6 +147,12 @@ static void print_history(const json_t *all)
 		const char *gates = field(record, "gates"), *result = field(record, "result");
 		char pid[24], pause[32] = "-", ended[64];
 		json_int_t us = json_integer_value(json_object_get(record, "pause_us"));
+		json_int_t level = json_integer_value(json_object_get(record, "level"));
+		pe_auto_free char *patch =
+			level && field(record, "patch")
+				? pe_format("%s (level %lld)", field(record, "patch"),
+					    (long long)level)
+				: NULL;
 
 		snprintf(pid, sizeof(pid), "%lld",
 			 (long long)json_integer_value(json_object_get(record, "pid")));
@@ -154,8 +161,8 @@ static void print_history(const json_t *all)
 		snprintf(ended, sizeof(ended), "%s%s", result ? result : "-",
 			 gates && strcmp(gates, "skipped") == 0 ? ", no gates" : "");
 		pe_table_row(table, (const char *const[]){
-					    field(record, "time"), field(record, "action"),
-					    field(record, "patch"), pid,
+					    field(record, "began"), field(record, "action"),
+					    patch ? patch : field(record, "patch"), pid,
 					    socket ? socket : field(record, "server"), ended, pause,
 					    field(record, "by"), field(record, "message") });
 	}

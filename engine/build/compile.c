@@ -216,10 +216,17 @@ static struct pe_error *job_check(const struct jobs *jobs, const struct job *job
 
 	pe_auto_free char *message = message_of(jobs, run->err ? run->err : "");
 
+	const char *which = job->patched ? "patched" : "unpatched";
+
+	if (!found_wrong(run))
+		return pe_error_new(PE_ERR_SYSTEM,
+				    "the compiler could not do its work (%s) on the %s "
+				    "%s:\n%s",
+				    pe_run_how(run, how), which, job->unit->source,
+				    message ? message : "");
 	/* The unpatched source compiled when its package was built. */
-	return pe_error_new(job->patched && found_wrong(run) ? PE_ERR_COMPILE : PE_ERR_SYSTEM,
-			    "the %s %s does not compile (%s):\n%s",
-			    job->patched ? "patched" : "unpatched", job->unit->source,
+	return pe_error_new(job->patched ? PE_ERR_COMPILE : PE_ERR_SYSTEM,
+			    "the %s %s does not compile (%s):\n%s", which, job->unit->source,
 			    pe_run_how(run, how), message ? message : "");
 }
 

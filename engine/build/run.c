@@ -307,9 +307,18 @@ struct pe_error *pe_run_all(struct pe_run *runs, size_t count, size_t jobs,
 	return err;
 }
 
+#define CANNOT_RUN "cannot run "
+
 struct pe_error *pe_run(struct pe_run *run)
 {
-	return pe_run_all(run, 1, 1, NULL, NULL);
+	struct pe_error *err = pe_run_all(run, 1, 1, NULL, NULL);
+
+	/* As the child said that found no program to become. */
+	if (err || !WIFEXITED(run->status) || WEXITSTATUS(run->status) != 127 || !run->err ||
+	    strncmp(run->err, CANNOT_RUN, strlen(CANNOT_RUN)) != 0)
+		return err;
+	return pe_error_new(PE_ERR_SYSTEM, "%.*s: is it installed, and in PATH?",
+			    (int)strcspn(run->err, "\n"), run->err);
 }
 
 bool pe_program_exists(const char *name)

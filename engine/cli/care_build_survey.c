@@ -277,6 +277,23 @@ static struct pe_error *find_trees(struct survey *s, const struct pe_build_targe
 	return s->new_tree ? NULL : pe_error_errno(errno, "cannot find %s", s->o->new);
 }
 
+/* A PATH that neither tree has is a mistake, not a file without a change. */
+static struct pe_error *paths_exist(const struct survey *s)
+{
+	for (size_t i = 0; i < s->o->below.count; i++) {
+		const char *path = s->o->below.items[i];
+		pe_auto_free char *old = pe_format("%s/%s", s->old_tree, path);
+		pe_auto_free char *new = pe_format("%s/%s", s->new_tree, path);
+
+		if (!old || !new)
+			return pe_error_nomem();
+		if (!pe_file_exists(old) && !pe_file_exists(new))
+			return pe_error_new(PE_ERR_USAGE, "neither %s nor %s has %s", s->old_tree,
+					    s->new_tree, path);
+	}
+	return NULL;
+}
+
 static struct pe_error *survey_run(struct survey *s, const struct pe_build_target *target)
 {
 	struct pe_error *err = find_trees(s, target);
@@ -287,6 +304,8 @@ static struct pe_error *survey_run(struct survey *s, const struct pe_build_targe
 		return err;
 	pe_progress_step(&s->progress, "comparing %s and %s", s->old_tree, s->new_tree);
 	err = pe_survey_files(s->old_tree, s->new_tree, &s->o->below, s->dir, &s->changes);
+	if (!err && !s->changes.count)
+		err = paths_exist(s);
 	if (!err && !s->changes.count)
 		err = pe_error_new(PE_ERR_NOTHING, "%s and %s do not differ", s->old_tree,
 				   s->new_tree);

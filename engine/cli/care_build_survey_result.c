@@ -69,6 +69,10 @@ static struct pe_error *read_lines(struct survey *s, char *text, const json_t *h
 	json_t *first = line ? json_loads(line, 0, NULL) : NULL;
 	bool same = json_equal(first, header);
 
+	if (!first)
+		return pe_error_new(PE_ERR_USAGE,
+				    "%s is no list of results of a survey: name another file",
+				    s->o->out);
 	json_decref(first);
 	if (!same)
 		return pe_error_new(PE_ERR_USAGE,

@@ -115,7 +115,7 @@ def test_two_diffs_make_one_patch_that_is_verified(made, tmp_path):
 
 
 @pytest.mark.parametrize("script, told", [
-    ("kill -9 $$", "does not compile (signal 9"),
+    ("kill -9 $$", "could not do its work (signal 9"),
     ("GCC_EXEC_PREFIX=/nowhere/ exec /usr/bin/cc \"$@\"", "cannot execute"),
     ("exec /usr/bin/cc \"$@\" -o /dev/full", "No space left on device")])
 def test_a_compiler_that_cannot_work_says_nothing_of_the_patch(made, script, told, tmp_path):
@@ -125,6 +125,14 @@ def test_a_compiler_that_cannot_work_says_nothing_of_the_patch(made, script, tol
     env = {**program.env, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = care("care-build", "verify", path, env=env, expect=1)
     assert told in done.err and "differs" not in done.text, done.text
+
+
+def test_a_tool_that_is_missing_is_not_the_diffs_fault(made, tmp_path):
+    reviewed, _ = made
+    done = care("care-build", "patch", "--target", reviewed.name, "--name", "x", "--diff",
+                os.path.join(reviewed.folder, "weight.diff"), "-o", tmp_path / "x.cpatch",
+                env={**reviewed.env, "PATH": str(tmp_path)}, expect=1)
+    assert "cannot run patch: No such file or directory: is it installed" in done.err
 
 
 def test_a_source_that_is_compiled_otherwise_than_it_was_is_told(tmp_path):

@@ -296,6 +296,18 @@ def test_a_stopped_survey_goes_on_where_it_was(program, connected, tmp_path):
     assert result["files"]["reasons"]["said so"] == 2
 
 
+def test_what_is_no_path_and_no_list_of_results_is_named(program, connected, tmp_path):
+    def told(*options):
+        done = care("care-build", "survey", "--target", program.name, "--new", connected, "--json",
+                    *options, env=program.env, expect=1)
+        return done.json["error"]["message"]
+
+    assert told("nothere.c").endswith("has nothere.c")
+    mine = tmp_path / "mine.diff"
+    mine.write_text("--- a\n")
+    assert "is no list of results" in told("-o", str(mine)) and mine.read_text() == "--- a\n"
+
+
 def test_results_of_another_survey_are_not_mixed_in(program, connected, tmp_path):
     out = str(tmp_path / "results")
     survey(program, connected, "-o", out, "--max-units", "7")

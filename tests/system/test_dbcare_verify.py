@@ -124,8 +124,8 @@ def test_what_a_dead_patcher_did_not_verify_is_told_and_recover_verifies_it(serv
 
     # Without SQL it stays as it is.
     wrong = ["--no-defaults", "--user=nobody", "--password=wrong"]
-    assert "cannot be verified now" in \
-        care("dbcarectl", "recover", server.pid, *wrong, expect=4).text
+    done = care("dbcarectl", "recover", server.pid, *wrong, expect=4)
+    assert "cannot be verified now" in done.text and "`dbcarectl revert drags`" in done.text
     assert outcomes(server, "drags") == [("apply", "unfinished")]
 
     done = care("dbcarectl", "recover", server.pid, "--json")
@@ -157,7 +157,8 @@ def test_what_a_dead_patcher_replaced_is_back_when_its_verification_fails(new_se
     assert levels_of(server) == {"part": 2}
     care("dbcarectl", "recover", server.pid, expect=1)
     assert levels_of(server) == {"part": 1} and server.value(f"SELECT {RAND}") == "0.2027"
-    assert auto_reverts(server)[-1]["restored"] == ["part (level 1)"]
+    row = auto_reverts(server)[-1]
+    assert row["restored"] == ["part (level 1)"] and row["replaced"] == ["part (level 2)"]
 
 
 def test_a_failed_verification_is_an_error_in_json_too(server, breaking):
@@ -186,15 +187,16 @@ def test_a_patch_that_makes_queries_hang_is_reverted_within_bounds(server, break
 
 
 # The first two logins after the switch come too late for a client that waits 5 s.
-_SLOW_LOGIN = """--- a/sql/sql_connect.cc
+_SLOW = "static int logins; if (logins++ < 2) my_sleep(6000000);"
+# Nobody comes in any more, and nobody is told at once.
+_CLOSED = "my_sleep(6000000); DBUG_RETURN(1);"
+_LOGIN = """--- a/sql/sql_connect.cc
 +++ b/sql/sql_connect.cc
-@@ -1206,6 +1206,9 @@
+@@ -1206,6 +1206,7 @@
    DBUG_ENTER("login_connection");
    DBUG_PRINT("info", ("login_connection called by thread %lu",
                        (ulong) thd->thread_id));
-+  static int logins;
-+  if (logins++ < 2)
-+    my_sleep(6000000);
++  {{ {action} }}
  
    /* Use "connect_timeout" value during connection phase */
    my_net_set_read_timeout(net, connect_timeout);
@@ -202,11 +204,25 @@ _SLOW_LOGIN = """--- a/sql/sql_connect.cc
 
 
 def test_a_server_that_is_slow_to_greet_keeps_its_patch(server, target, tmp_path):
-    patch = target.patch(write(str(tmp_path), "slow.diff", _SLOW_LOGIN), "slow")
+    patch = target.patch(write(str(tmp_path), "slow.diff", _LOGIN.format(action=_SLOW)), "slow")
     begin = time.monotonic()
     done = care("dbcarectl", "apply", patch, server.pid, "--json")
     assert 10 < time.monotonic() - begin < 60, done
     care("dbcarectl", "revert", "slow", server.pid)
+
+
+def test_a_server_that_lets_nobody_in_since_a_patcher_died_gets_its_patch_taken_back(
+        new_server, target, unverified, tmp_path):
+    server = new_server()
+    diff = write(str(tmp_path), "closed.diff", _LOGIN.format(action=_CLOSED))
+    patch = target.patch(diff, "closed")
+    unverified(server, "closed", patch)
+    done = care("dbcarectl", "apply", patch, server.pid, expect=4)
+    assert f"`dbcarectl revert closed {server.pid}` takes it back" in done.text
+    done = care("dbcarectl", "recover", server.pid, "--json", expect=1)
+    assert done.json["error"]["code"] == "verification" and done.json["reverted"] == ["closed"]
+    assert outcomes(server, "closed") == [("apply", "verification"), ("auto-revert", "reverted")]
+    assert server.value("SELECT 1") == 1
 
 
 def test_a_server_that_a_patch_kills_is_told(new_server, breaking):
