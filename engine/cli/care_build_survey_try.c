@@ -370,6 +370,13 @@ static struct pe_error *round_run(struct round *r)
 		err = build_command(s, r->trials[i], &r->argvs[i]);
 		r->runs[i] = (struct pe_run){ .argv = &r->argvs[i] };
 	}
+	/* The first answer may take minutes. */
+	if (!err && r->count)
+		pe_progress_step(&s->progress,
+				 "trying %zu change%s, %zu at a time: each compiles "
+				 "the sources that it changes",
+				 r->count, r->count == 1 ? "" : "s",
+				 jobs < r->count ? jobs : r->count);
 	if (!err)
 		err = pe_run_all(r->runs, r->count, jobs, on_end, r);
 	if (r->err) {
