@@ -43,12 +43,18 @@ struct pe_error *dbc_abandoned(const struct dbc_server *server, json_t **ret)
 	return err;
 }
 
-static bool is_applied(const struct dbc_server *server, const char *name)
+/* Is the patch of @record in it, at the level that the record has, if it has one? */
+static bool is_applied(const struct dbc_server *server, const json_t *record)
 {
+	const json_t *level = json_object_get(record, "level");
+
 	for (size_t i = 0; i < server->applied.count; i++) {
 		const struct pe_applied *applied = &server->applied.items[i];
 
-		if (strcmp(applied->name, name) == 0 && dbc_in_effect(applied))
+		if (strcmp(applied->name, text_of(record, "patch")) == 0 &&
+		    dbc_in_effect(applied) &&
+		    (!json_is_integer(level) ||
+		     json_integer_value(level) == (json_int_t)applied->level))
 			return true;
 	}
 	return false;
@@ -56,8 +62,7 @@ static bool is_applied(const struct dbc_server *server, const char *name)
 
 bool dbc_unverified(const struct dbc_server *server, const json_t *record)
 {
-	return strcmp(text_of(record, "action"), "apply") == 0 &&
-	       is_applied(server, text_of(record, "patch"));
+	return strcmp(text_of(record, "action"), "apply") == 0 && is_applied(server, record);
 }
 
 /* What became of an operation that needs no verification: the server tells. */
@@ -67,7 +72,7 @@ static const char *result_of(const struct dbc_server *server, const json_t *reco
 
 	if (strcmp(action, "recover") == 0)
 		return "recovered";
-	if (strcmp(action, "apply") == 0 || is_applied(server, text_of(record, "patch")))
+	if (strcmp(action, "apply") == 0 || is_applied(server, record))
 		return "undone";
 	return "reverted";
 }

@@ -105,7 +105,8 @@ static size_t put_back(struct pe_target *target, const char *name, const struct 
 			target, kept->patches[i], &name, i == 0, options, i ? &next : change);
 
 		pe_switch_result_deinit(&next);
-		if (err && err->code != PE_ERR_NOTHING)
+		/* The first has to take the place of @name. */
+		if (err && (i == 0 || err->code != PE_ERR_NOTHING))
 			break;
 	}
 	return i;

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from harness import care, program
-from patches import case
+from patches import case, rnd
 
 VALUE = "SELECT ROUND(RAND(1), 3)"
 
@@ -58,3 +58,29 @@ def test_the_next_apply_mends_it_first_and_says_so(server, interrupted):
     assert str(server.value(VALUE)) == "2.405"
     care("dbcarectl", "revert", "two", server.pid)
     assert str(server.value(VALUE)) == "0.405"
+
+
+def test_a_replacement_that_is_undone_is_not_called_applied_for_the_level_before(target, server,
+                                                                                 tmp_path):
+    one, two = (target.patch(rnd(str(tmp_path), factor), "part", "--level", str(level))
+                for level, factor in ((1, 0.5), (2, 0.25)))
+    care("dbcarectl", "apply", one, server.pid)
+    for n in range(20, 200, 4):
+        subprocess.run([program("at-syscall"), "changing", str(n), "kill", program("dbcarectl"),
+                        "apply", two, str(server.pid)], stdin=subprocess.DEVNULL,
+                       capture_output=True, timeout=120)
+        rows = [r for r in care("dbcarectl", "history", "--json").json["history"]
+                if r["pid"] == server.pid and r["action"] == "apply" and r["level"] == 2]
+        care("dbcarectl", "recover", server.pid, expect=(0, 2))
+        levels = [p["level"] for p in care("dbcarectl", "info", server.pid, "--json").json["patches"]
+                  if p["state"] != "reverted"]
+        assert len(levels) == 1
+        if levels == [1] and rows and rows[-1]["result"] == "unfinished":
+            break
+        care("dbcarectl", "apply", one, server.pid, "--replace", "part", expect=(0, 2))
+    else:
+        raise AssertionError("no kill left level 1")
+    rows = [r for r in care("dbcarectl", "history", "--json").json["history"]
+            if r["pid"] == server.pid and r["action"] == "apply" and r["level"] == 2]
+    assert rows[-1]["result"] == "undone", rows[-1]
+    care("dbcarectl", "revert", "part", server.pid)

@@ -90,9 +90,11 @@ static void a_program_that_is_not_there_says_so(void **state)
 	pe_auto_run struct pe_run run = { .argv = &argv };
 
 	pe_strv_add(&argv, "/no/such/program");
-	ok(pe_run(&run));
-	assert_false(pe_run_succeeded(&run));
-	assert_non_null(strstr(run.err, "cannot run /no/such/program"));
+
+	pe_auto_error struct pe_error *err = pe_run(&run);
+
+	assert_non_null(err);
+	assert_non_null(strstr(err->message, "cannot run /no/such/program"));
 }
 
 static bool count_run(void *ctx, struct pe_run *run)
