@@ -119,7 +119,10 @@ static struct pe_error *settle(struct pe_target *target, struct ledger *ledger,
 	if (!err && done)
 		err = ledger_write_state(target, ledger, PE_STATE_APPLIED);
 	if (!err && threads)
-		note_add(&result->note, "%zu thread%s may still finish a call of the old code",
+		note_add(&result->note,
+			 "%zu thread%s may be in a call of the old code still, and the patch is "
+			 "not in force there until that ends, if it ever does: info shows it as "
+			 "settling",
 			 threads, threads == 1 ? "" : "s");
 	return err;
 }

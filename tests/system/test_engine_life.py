@@ -323,7 +323,8 @@ def test_an_independent_patch_does_not_wait_for_calls_under_way(busy):
     with busy.start() as p:
         p.ask()
         before = p.code()
-        p.apply(patch, "--timeout", "5")
+        done = p.apply(patch, "--timeout", "5")
+        assert "not in force there until that ends" in done["note"]
         assert p.info()[0]["state"] == "settling"
         p.ask("l")
         time.sleep(0.1)
