@@ -242,12 +242,17 @@ enum pe_file_role pe_file_role(const char *path)
 	return has_suffix(path, code) ? PE_FILE_CODE : PE_FILE_OTHER;
 }
 
-static struct pe_error *refuse_new_source(const struct make *m, const char *path)
+bool pe_file_is_source(const char *path)
 {
 	static const char *const sources[] = { ".c", ".cc", ".cpp", ".cxx", ".C", NULL };
 
+	return has_suffix(path, sources);
+}
+
+static struct pe_error *refuse_new_source(const struct make *m, const char *path)
+{
 	/* Another changed file may include it; alone it would silently be left out. */
-	if (!pe_strv_has(&m->added, path) || !has_suffix(path, sources))
+	if (!pe_strv_has(&m->added, path) || !pe_file_is_source(path))
 		return NULL;
 	return pe_error_new(
 		PE_ERR_UNSUPPORTED,

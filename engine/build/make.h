@@ -17,6 +17,8 @@ enum pe_file_role {
 };
 
 enum pe_file_role pe_file_role(const char *path);
+/* By its name: compiled by itself, not included. */
+bool pe_file_is_source(const char *path);
 
 struct pe_make_options {
 	const struct pe_strv *diffs; /* files, applied in this order */

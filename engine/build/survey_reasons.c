@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What a refused change tells: the kind of its reason, and what else it may need. */
 #include "build/files.h"
+#include "build/make.h"
 #include "build/survey.h"
 #include "engine/cleanup.h"
 
@@ -167,13 +168,7 @@ static bool mentions(const char *diff, const char *name)
 
 static bool is_header(const char *path)
 {
-	static const char *const ends[] = { ".h", ".hh", ".hpp", ".hxx", ".ic", ".inc", ".i" };
-	const char *end = strrchr(path, '.');
-
-	for (size_t i = 0; end && i < sizeof(ends) / sizeof(*ends); i++)
-		if (!strcmp(end, ends[i]))
-			return true;
-	return false;
+	return pe_file_role(path) == PE_FILE_CODE && !pe_file_is_source(path);
 }
 
 /* The search for what a refused change needs. */
