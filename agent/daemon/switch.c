@@ -74,29 +74,45 @@ bool agent_has_patch(const struct agent_target *target, const struct agent_offer
 
 /* ---- revert ---- */
 
-struct pe_error *agent_revert(struct agent_target *target, const char *name, const char *why)
+/*
+ * Asks for what takes @name out of the target; @request and @event (its fields beside the pause)
+ * are taken over. @action is what the history calls it.
+ */
+static struct pe_error *take_out(struct agent_target *target, const char *action, const char *name,
+				 json_t *request, int patch, json_t *event)
 {
 	struct agent *agent = target->agent;
 	struct dbc_history *history;
-	json_t *answer = NULL, *request;
-	struct pe_error *err = agent_record_begin(target, "revert", name, &history);
+	json_t *answer = NULL;
+	struct pe_error *err = agent_record_begin(target, action, name, &history);
 
-	if (err)
+	if (err) {
+		json_decref(request);
+		json_decref(event);
 		return err;
+	}
 	target->doing = "reverting";
-	request = agent_request("revert", target);
-	json_object_set_new(request, "name", json_string(name));
-	err = agent_ask(agent, request, -1, &answer, NULL);
+	err = agent_ask(agent, request, patch, &answer, NULL);
 	agent_record_end(target, history, err ? pe_code_name(err->code) : "reverted", answer, err);
 	if (!err) {
 		agent->counts.reverts++;
-		agent_event(
-			agent, LOG_NOTICE, "reverted", target,
-			json_pack("{s:s, s:s, s:O?}", "patch", name, "reason", why, "pause_us",
-				  json_object_get(json_object_get(answer, "result"), "pause_us")));
+		json_object_set(event, "pause_us",
+				json_object_get(json_object_get(answer, "result"), "pause_us"));
+		agent_event(agent, LOG_NOTICE, "reverted", target, event);
+	} else {
+		json_decref(event);
 	}
 	json_decref(answer);
 	return err;
+}
+
+struct pe_error *agent_revert(struct agent_target *target, const char *name, const char *why)
+{
+	json_t *request = agent_request("revert", target);
+
+	json_object_set_new(request, "name", json_string(name));
+	return take_out(target, "revert", name, request, -1,
+			json_pack("{s:s, s:s}", "patch", name, "reason", why));
 }
 
 /* ---- apply ---- */
@@ -164,34 +180,21 @@ static bool find_level(const struct agent_target *target, const struct agent_off
 static struct pe_error *put_back(struct agent_target *target, const struct agent_offer *offer,
 				 const struct agent_offer *before, const char *why)
 {
-	struct agent *agent = target->agent;
-	struct dbc_history *history;
-	json_t *answer = NULL, *request;
-	struct pe_error *err = agent_fetch_patch(agent, before);
+	json_t *request;
+	struct pe_error *err = agent_fetch_patch(target->agent, before);
 
 	if (err)
 		return err;
 	pe_auto_fd int patch = open(before->file, O_RDONLY | O_CLOEXEC);
 	if (patch < 0)
 		return pe_error_errno(errno, "cannot read %s", before->file);
-	err = agent_record_begin(target, "auto-revert", offer->name, &history);
-	if (err)
-		return err;
-	target->doing = "reverting";
 	request = patch_request(target, before, "apply");
 	json_object_set_new(request, "replace", json_string(offer->name));
 	/* It is the way out of trouble. */
 	json_object_del(request, "max_pause_us");
-	err = agent_ask(agent, request, patch, &answer, NULL);
-	agent_record_end(target, history, err ? pe_code_name(err->code) : "reverted", answer, err);
-	if (!err) {
-		agent->counts.reverts++;
-		agent_event(agent, LOG_NOTICE, "reverted", target,
-			    json_pack("{s:s, s:i, s:s}", "patch", offer->name, "to_level",
-				      (int)before->level, "reason", why));
-	}
-	json_decref(answer);
-	return err;
+	return take_out(target, "auto-revert", offer->name, request, patch,
+			json_pack("{s:s, s:i, s:s}", "patch", offer->name, "to_level",
+				  (int)before->level, "reason", why));
 }
 
 /* To level @before, if @offer has replaced one; -1: none. What became of it, and why. */
