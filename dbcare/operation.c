@@ -6,10 +6,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "dbcare/abandoned.h"
 #include "dbcare/cluster.h"
 #include "dbcare/history.h"
 #include "dbcare/kept.h"
-#include "dbcare/recover.h"
 #include "engine/cleanup.h"
 #include "engine/demangle.h"
 

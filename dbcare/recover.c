@@ -6,10 +6,9 @@
  */
 #include "dbcare/recover.h"
 
-#include <stdio.h>
 #include <string.h>
 
-#include "dbcare/describe.h"
+#include "dbcare/abandoned.h"
 #include "dbcare/history.h"
 #include "engine/cleanup.h"
 
@@ -20,51 +19,6 @@ static const char *text_of(const json_t *record, const char *name)
 	return text ? text : "";
 }
 
-struct pe_error *dbc_abandoned(const struct dbc_server *server, json_t **ret)
-{
-	char pid[16];
-	json_t *all = NULL, *record;
-	size_t i;
-
-	snprintf(pid, sizeof(pid), "%d", (int)server->pid);
-
-	struct pe_error *err =
-		dbc_history_read(&(struct dbc_history_filter){ .server = pid }, &all);
-
-	*ret = json_array();
-	json_array_foreach(all, i, record)
-	{
-		json_int_t start = json_integer_value(json_object_get(record, "start_time"));
-
-		if ((uint64_t)start == server->start_time && dbc_history_abandoned(record))
-			json_array_append(*ret, record);
-	}
-	json_decref(all);
-	return err;
-}
-
-/* Is the patch of @record in it, at the level that the record has, if it has one? */
-static bool is_applied(const struct dbc_server *server, const json_t *record)
-{
-	const json_t *level = json_object_get(record, "level");
-
-	for (size_t i = 0; i < server->applied.count; i++) {
-		const struct pe_applied *applied = &server->applied.items[i];
-
-		if (strcmp(applied->name, text_of(record, "patch")) == 0 &&
-		    dbc_in_effect(applied) &&
-		    (!json_is_integer(level) ||
-		     json_integer_value(level) == (json_int_t)applied->level))
-			return true;
-	}
-	return false;
-}
-
-bool dbc_unverified(const struct dbc_server *server, const json_t *record)
-{
-	return strcmp(text_of(record, "action"), "apply") == 0 && is_applied(server, record);
-}
-
 /* What became of an operation that needs no verification: the server tells. */
 static const char *result_of(const struct dbc_server *server, const json_t *record)
 {
@@ -72,7 +26,7 @@ static const char *result_of(const struct dbc_server *server, const json_t *reco
 
 	if (strcmp(action, "recover") == 0)
 		return "recovered";
-	if (strcmp(action, "apply") == 0 || is_applied(server, record))
+	if (strcmp(action, "apply") == 0 || dbc_abandoned_in_effect(server, record))
 		return "undone";
 	return "reverted";
 }

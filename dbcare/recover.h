@@ -24,9 +24,4 @@ struct pe_error *dbc_recover(struct dbc_session *session, const struct dbc_optio
 			     struct dbc_recovery *ret) pe_must_check;
 void dbc_recovery_deinit(struct dbc_recovery *recovery);
 
-/* The records of operations on this very process whose patcher died; owned by the caller. */
-struct pe_error *dbc_abandoned(const struct dbc_server *server, json_t **ret) pe_must_check;
-/* Is @record, one of those, of an apply whose patch is in the server? */
-bool dbc_unverified(const struct dbc_server *server, const json_t *record);
-
 #endif

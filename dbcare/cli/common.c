@@ -5,8 +5,8 @@
 #include <string.h>
 #include <termios.h>
 
+#include "dbcare/abandoned.h"
 #include "dbcare/cli/cli.h"
-#include "dbcare/recover.h"
 #include "engine/cleanup.h"
 #include "engine/demangle.h"
 
